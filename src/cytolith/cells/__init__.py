@@ -1,0 +1,1 @@
+"""The cells pipeline: from a volume to a table of measured cells."""

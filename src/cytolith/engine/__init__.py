@@ -1,0 +1,1 @@
+"""From one block to a whole volume; knows no science."""

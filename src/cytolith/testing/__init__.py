@@ -1,0 +1,1 @@
+"""Shipped test material: synthetic volumes with known truth and drawing strategies."""
