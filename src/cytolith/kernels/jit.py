@@ -6,7 +6,9 @@ digits on other machines, and a last digit decides ties. No closures: they never
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -22,3 +24,42 @@ def jit(function: F) -> F:
 def jit_inline(function: F) -> F:
     """Compile a small scalar helper that is inlined into the loops that call it."""
     return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function))
+
+
+@jit
+def _probe(x: int) -> int:
+    return x + 1
+
+
+def _cache_folder() -> Path:
+    return Path(cast("Any", _probe).stats.cache_path)
+
+
+def compiled_before() -> bool:
+    """Whether this installation has compiled kernels in numba's cache, so that a run starts at once."""
+    return any(_cache_folder().glob("*.nbi"))
+
+
+def _forget_stale() -> None:
+    """Empty the cache when any kernel's source has changed since it was filled.
+
+    numba looks only at the file of the function that is called: after an upgrade it would go on using compiled code
+    with
+    an old version of a helper from another file inlined, and results would silently be those of the old version.
+    """
+    source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    digest = hashlib.sha256(source).hexdigest()
+    folder = _cache_folder()
+    mark = folder / "kernels.sha256"
+    try:
+        if mark.is_file() and mark.read_text() == digest:
+            return
+        for index in folder.glob("*.nbi"):
+            index.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(digest)
+    except OSError:
+        return  # a folder that cannot be written holds what was installed with it
+
+
+_forget_stale()

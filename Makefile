@@ -1,0 +1,51 @@
+# Needs python3 (3.11 or newer) with venv, and nothing else. Everything lands in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint check bench picture constraints clean
+
+demo: .venv/installed  ## install, write a sample volume, find its cells, score them against the truth
+	$(BIN)/cytolith sample cells demo/sample --overwrite
+	$(BIN)/cytolith cells demo/sample/planes -o demo/cells --voxel-size 6,1.62,1.62 --overwrite
+	$(BIN)/cytolith score demo/cells/cells.parquet demo/sample/truth.csv
+	@echo "The table of cells is demo/cells/cells.csv (and cells.parquet)."
+
+test: .venv/installed-test  ## install and pass the tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: .venv/installed-test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## all that continuous integration asks
+
+bench: .venv/installed-test  ## speed beside other libraries, as ratios in one run
+	$(BIN)/python -m benchmarks
+
+picture: .venv/installed-test  ## draw the picture of the README anew
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python docs/make_picture.py
+
+constraints:  ## pin the newest versions of everything
+	$(PYTHON) -m venv .venv-new
+	.venv-new/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-new/bin/python -m pip install --quiet . --group test --group lint --group docs
+	(echo "# What continuous integration installs; raise with: make constraints" && \
+	 .venv-new/bin/python -m pip freeze | grep -v cytolith) > constraints.txt
+	rm -rf .venv-new
+
+clean:
+	rm -rf .venv demo
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group lint
+	touch $@

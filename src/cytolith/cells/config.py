@@ -1,0 +1,313 @@
+"""Every parameter of the cells pipeline: one small frozen model a step.
+
+The text under a field is the help of its flag, the comment in ``config.toml`` and the description in the JSON schema.
+Lengths
+are voxels or micrometres, thresholds grey values or multiples of the noise (see :mod:`cytolith.quantities`). A field
+left at None is chosen by :func:`in_voxels` from the voxel size, so that the defaults mean the same in every sample.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
+
+from cytolith.errors import ConfigError
+from cytolith.quantities import Length, Threshold, parse_lengths, parse_threshold
+
+IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization", "smoothing", "dog_filter")
+"""Steps that make an image from an image, in the order they run."""
+MEASURES = ("source", *IMAGE_STEPS)
+"""Images whose intensity a cell can be measured on."""
+_OFF = {"none", "off", "false", "no"}
+_ON = {"on", "true", "yes", "default"}
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """The nearest right word for one that is not among `words`, or the list of them."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words)}"
+
+
+def _or_none(parse: Any) -> Any:
+    def validate(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value.strip().lower() in _OFF):
+            return None
+        try:
+            return parse(value)
+        except ConfigError as error:  # pydantic collects ValueErrors and adds the place
+            raise ValueError(str(error)) from None
+
+    return validate
+
+
+def _no_text(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in _OFF else value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(float(v) for v in value.strip().strip("()[]").split(","))
+    return value
+
+
+def _plain(length: Length) -> float | int | str:
+    if length.unit == "um":
+        return str(length)
+    return int(length.value) if length.value == int(length.value) else length.value
+
+
+def _plain_threshold(threshold: Threshold | None) -> float | str | None:
+    if threshold is None:
+        return None
+    return str(threshold) if threshold.unit == "mad" else threshold.value
+
+
+_dump_lengths = PlainSerializer(lambda v: None if v is None else [_plain(x) for x in v])
+Lengths2 = Annotated[
+    tuple[Length, Length] | None, BeforeValidator(_or_none(lambda v: parse_lengths(v, 2))), _dump_lengths
+]
+Lengths3 = Annotated[
+    tuple[Length, Length, Length] | None, BeforeValidator(_or_none(lambda v: parse_lengths(v, 3))), _dump_lengths
+]
+ThresholdField = Annotated[
+    Threshold | None, BeforeValidator(_or_none(parse_threshold)), PlainSerializer(_plain_threshold)
+]
+Text = Annotated[str | None, BeforeValidator(_or_none(lambda v: str(v)))]
+
+
+class Step(BaseModel):
+    """Base of the steps: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+
+class IlluminationCorrection(Step):
+    """Divide each plane by a flat field. Off unless a flat field is given."""
+
+    flatfield: Annotated[Any, BeforeValidator(_no_text)] = None
+    """Flat field: file (.npy, .tif, or .csv/.txt of numbers) or array, a plane (Y, X) or a profile along `axis`."""
+    axis: Literal["y", "x"] | None = None
+    """Axis along which a one-dimensional flat field varies: y or x."""
+    background: Any = None
+    """Camera offset taken off before dividing: a number, a file or an array of a plane."""
+    scaling: float | Literal["mean", "max"] | None = "mean"
+    """Factor after dividing: a number, mean or max of the flat field, or none."""
+    save: Text = None
+    """Write the corrected volume to this .zarr or .npy."""
+
+    @field_validator("scaling", "axis", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return _no_text(value)
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _number_or_file(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return float(value)
+            except ValueError:
+                return _no_text(value)
+        return value
+
+
+class BackgroundCorrection(Step):
+    """Subtract a grey opening of each plane: what is wider than the footprint goes."""
+
+    shape: Lengths2 = None
+    """Diameter (Y,X) of the footprint, wider than a cell. Default: 16 um, or 10 voxels when the voxel size is
+    unknown."""
+    form: Literal["disk", "cube"] = "disk"
+    """Form of the footprint: disk or cube."""
+    save: Text = None
+    """Write the background-corrected volume to this .zarr or .npy."""
+
+    @field_validator("form", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+
+class Equalization(Step):
+    """Divide by a local percentile, so that dim and bright regions meet the same threshold. Off by default."""
+
+    percentile: Annotated[tuple[float, float], BeforeValidator(_numbers)] = (0.5, 0.95)
+    """Lower and upper percentile as fractions: the lower one normalizes, the upper one limits the boost."""
+    max_value: float = 1.5
+    """Largest value that the upper percentile may reach in the equalized image."""
+    selem: Lengths3 = (Length(5), Length(200), Length(200))
+    """Window (Z,Y,X) of the percentiles, larger than the larger vessels."""
+    spacing: Lengths3 = (Length(5), Length(50), Length(50))
+    """Distance (Z,Y,X) between windows; percentiles are interpolated between them."""
+    interpolate: Literal[0, 1] = 1
+    """Interpolation between windows: 1 or linear, 0 or nearest."""
+    mask: Annotated[Any, BeforeValidator(_no_text)] = None
+    """Count only voxels that are not zero in this volume of the same shape (any input that a run can read)."""
+    save: Text = None
+    """Write the equalized volume to this .zarr or .npy."""
+
+    @field_validator("percentile")
+    @classmethod
+    def _fractions(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 1:
+            raise ValueError(f"{value[0]:g},{value[1]:g}: give two fractions 0 <= lower <= upper <= 1")
+        return value
+
+    @field_validator("interpolate", mode="before")
+    @classmethod
+    def _order(cls, value: Any) -> Any:
+        orders = {"nearest": 0, "linear": 1, "0": 0, "1": 1, 0: 0, 1: 1}
+        if value not in orders:
+            raise ValueError(f"{value}: give 1 (linear) or 0 (nearest)")
+        return orders[value]
+
+    @field_validator("max_value")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError(f"{value:g}: must be positive")
+        return value
+
+
+class Smoothing(Step):
+    """Gaussian smoothing: makes one maximum of a cell and lets a threshold be a multiple of the noise."""
+
+    sigma: Lengths3 = None
+    """Standard deviation (Z,Y,X). Default: 4.2, 2.4, 2.4 um, or 0.7, 1.5, 1.5 voxels when the voxel size is unknown."""
+    save: Text = None
+    """Write the smoothed volume to this .zarr or .npy."""
+
+
+class DogFilter(Step):
+    """Difference of Gaussians: answers to blobs of one size. Off unless a shape is given."""
+
+    shape: Lengths3 = None
+    """Extent (Z,Y,X) of the filter, near the size of a cell; none skips the filter."""
+    sigma: Lengths3 = None
+    """Standard deviation (Z,Y,X) of the inner Gaussian. Default: sigma2 / 1.5."""
+    sigma2: Lengths3 = None
+    """Standard deviation (Z,Y,X) of the outer Gaussian. Default: full width at half maximum equal to the shape."""
+    save: Text = None
+    """Write the filtered volume to this .zarr or .npy."""
+
+
+class MaximaDetection(Step):
+    """Centres of cells: local maxima, or extended maxima when a height is given."""
+
+    h_max: ThresholdField = None
+    """Height by which a maximum must rise over its surroundings: a grey value, "3 mad", or none (local maxima)."""
+    shape: Lengths3 = None
+    """Window (Z,Y,X) in which a maximum is the largest. Default: 18, 8, 8 um, or 3, 5, 5 voxels when the voxel size is
+    unknown; with h_max no window unless one is given."""
+    threshold: ThresholdField = Threshold(6.0, "mad")
+    """Keep maxima of at least this value: "6 mad" (multiple of the noise), a grey value, or none (all)."""
+    valid: bool = True
+    """Give each cell once, from the block that holds its centre; false keeps those of the overlaps too (for
+    inspection)."""
+    save: Text = None
+    """Write the maxima as a mask (0/1) to this .zarr or .npy."""
+
+    @field_validator("h_max")
+    @classmethod
+    def _positive(cls, value: Threshold | None) -> Threshold | None:
+        if value is not None and value.value <= 0:
+            raise ValueError(f"{value}: must be positive, or none for local maxima")
+        return value
+
+
+class ShapeDetection(Step):
+    """Shapes of cells: seeded watershed above a threshold.
+
+    At 4 times the noise the shapes in annotated c-Fos volumes have medians of 1,300 to 2,300 um3; cells there measure
+    750 to 2,500 um3.
+    """
+
+    threshold: ThresholdField = Threshold(4.0, "mad")
+    """A cell grows over voxels above this value: "4 mad" (multiple of the noise), a grey value, or none
+    (everywhere)."""
+    save: Text = None
+    """Write the labels (row of the table + 1) to this .zarr or .npy."""
+
+
+class IntensityDetection(Step):
+    """Intensities of cells, one column a measured image."""
+
+    method: Literal["max", "min", "mean", "sum"] = "max"
+    """What is measured over a cell: max, min, mean or sum."""
+    shape: Lengths3 = None
+    """Diameter (Z,Y,X) of the ball measured around a centre when shape detection is off. Default: 8 um or 3 voxels."""
+    measure: tuple[str, ...] = ("source", "background_correction")
+    """Images to measure on: source and names of steps."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("measure", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [v.strip().replace("-", "_") for v in value.split(",") if v.strip()]
+        names = tuple(value)
+        for name in names:
+            if name not in MEASURES:
+                raise ValueError(f"{name!r} is not an image of the pipeline; {nearest(str(name), MEASURES)}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"{', '.join(names)}: a name is given twice")
+        return names
+
+
+def _switch(kind: type[Step]) -> BeforeValidator:
+    def validate(value: Any) -> Any:
+        if isinstance(value, str):
+            word = value.strip().lower()
+            if word not in _OFF | _ON:
+                raise ValueError("give none (skip the step), on, or the parameters of the step")
+            value = word in _ON
+        if isinstance(value, bool):
+            return kind() if value else None
+        return value
+
+    return BeforeValidator(validate)
+
+
+class CellsConfig(Step):
+    """All steps of the cells pipeline; a step that is None is skipped."""
+
+    illumination_correction: Annotated[IlluminationCorrection | None, _switch(IlluminationCorrection)] = (
+        IlluminationCorrection()
+    )
+    background_correction: Annotated[BackgroundCorrection | None, _switch(BackgroundCorrection)] = (
+        BackgroundCorrection()
+    )
+    equalization: Annotated[Equalization | None, _switch(Equalization)] = None
+    smoothing: Annotated[Smoothing | None, _switch(Smoothing)] = Smoothing()
+    dog_filter: Annotated[DogFilter | None, _switch(DogFilter)] = DogFilter()
+    maxima_detection: Annotated[MaximaDetection | None, _switch(MaximaDetection)] = MaximaDetection()
+    shape_detection: Annotated[ShapeDetection | None, _switch(ShapeDetection)] = ShapeDetection()
+    intensity_detection: Annotated[IntensityDetection | None, _switch(IntensityDetection)] = IntensityDetection()
+
+
+_MODELS: dict[str, type[Step]] = {
+    "illumination_correction": IlluminationCorrection,
+    "background_correction": BackgroundCorrection,
+    "equalization": Equalization,
+    "smoothing": Smoothing,
+    "dog_filter": DogFilter,
+    "maxima_detection": MaximaDetection,
+    "shape_detection": ShapeDetection,
+    "intensity_detection": IntensityDetection,
+}
+STEPS = tuple(_MODELS)
+"""Names of the steps in the order they run."""
+
+
+def step_model(name: str) -> type[Step]:
+    """The model of a step by its name."""
+    return _MODELS[name]

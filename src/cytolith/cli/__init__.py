@@ -1,0 +1,59 @@
+"""The command line: thin functions around the public API; heavy imports wait until a command needs them."""
+
+import os
+import sys
+
+from cyclopts import App
+
+from cytolith import __version__
+from cytolith.errors import ConfigError, CytolithError
+
+app = App(
+    name="cytolith",
+    help="Cells from 3-D image stacks of any size: found, outlined and measured.",
+    version=__version__,
+    result_action="return_value",
+)
+app.command("cytolith.cli.cells:cells", name="cells", help="Find, outline and measure the cells of a volume.")
+app.command("cytolith.cli.table:filter_table", name="filter", help="Keep the rows of a table of cells within limits.")
+app.command("cytolith.cli.table:score", name="score", help="Compare a table of cells with annotated centres.")
+app.command("cytolith.cli.info:info", name="info", help="Show what a volume is: shape, type, voxel size, storage.")
+app.command("cytolith.cli.sample:sample", name="sample", help="Write synthetic volumes with known truth.")
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    code: int | None
+    try:
+        code = app(tokens)
+    except SystemExit as end:  # wrong usage, help and version end so
+        code = end.code if isinstance(end.code, int) else 0
+    except ConfigError as error:
+        code = _fail(str(error), 2)
+    except CytolithError as error:
+        code = _fail(str(error), 1)
+    except KeyboardInterrupt:
+        code = _fail("interrupted; nothing half-written is left", 130)
+    except MemoryError:
+        code = _fail("the machine has no memory left: give less --memory or fewer --workers", 1)
+    except OSError as error:
+        code = _fail(_os_error(error), 1)
+    _leave(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"cytolith: {message}", file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    if error.filename is None:
+        return f"{error.strerror or error}"
+    return f"{error.filename}: {error.strerror}"
+
+
+def _leave(code: int) -> None:
+    """End the process without waiting for threads: ours may be deep in a compiled loop, a library's abort at exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,192 @@
+"""``cytolith cells``: every field of every step is a flag ``--step-name.field``, made from the models."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from cytolith.axes import Shape
+from cytolith.cells.build import build_config, read_toml, to_toml
+from cytolith.cells.config import STEPS, step_model
+from cytolith.cells.resolve import with_defaults
+from cytolith.errors import ConfigError
+from cytolith.quantities import parse_bytes, parse_triple
+
+_INPUT = Group("Input", sort_key=1)
+_RUN = Group("Run", sort_key=2)
+
+
+def _cells(
+    input: Annotated[str | None, Parameter(group=_INPUT)] = None,  # noqa: A002 - the name users see
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=_RUN)] = None,
+    voxel_size: Annotated[str | None, Parameter(group=_INPUT)] = None,
+    channel: Annotated[int | None, Parameter(group=_INPUT)] = None,
+    timepoint: Annotated[int | None, Parameter(group=_INPUT)] = None,
+    level: Annotated[int | None, Parameter(group=_INPUT)] = None,
+    dataset: Annotated[str | None, Parameter(group=_INPUT)] = None,
+    config: Annotated[Path | None, Parameter(group=_RUN)] = None,
+    workers: Annotated[int | None, Parameter(group=_RUN)] = None,
+    memory: Annotated[str | None, Parameter(group=_RUN)] = None,
+    block: Annotated[str | None, Parameter(group=_RUN)] = None,
+    overwrite: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
+    print_config: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", group=_RUN)] = False,
+    **steps: str,
+) -> int:
+    """Find, outline and measure the cells of a volume.
+
+    Writes cells.parquet and cells.csv (one row a cell), config.toml (runs again as it is), run.json and run.log into
+    the
+    output folder. Lengths are voxels (5) or micrometres ("8 um") in the order Z,Y,X, or one for all axes; thresholds
+    are grey values
+    (700) or multiples of the noise ("9 mad"). `none` skips a step: --smoothing none.
+
+    Parameters
+    ----------
+    input
+        Folder or glob of planes, TIFF file, .npy, or zarr.
+    output
+        Folder for the results.
+    voxel_size
+        Edges Z,Y,X of a voxel in micrometres. Default: from the metadata.
+    channel
+        Channel of the input, counted from 0; needed when there are several.
+    timepoint
+        Timepoint of the input, counted from 0; needed when there are several.
+    level
+        Resolution level of an OME-Zarr; 0 is the finest.
+    dataset
+        Path of the array inside a zarr group that is no OME-Zarr.
+    config
+        TOML file of parameters; flags win over it.
+    workers
+        Blocks at work at once. Default: all cores.
+    memory
+        Memory to stay below, for example 8GiB. Default: half of the machine's.
+    block
+        Extent Z,Y,X of a block's core. Default: chosen from memory and workers; never changes the result.
+    overwrite
+        Replace an earlier result in the output folder.
+    print_config
+        Print the parameters as TOML and stop.
+    quiet
+        Print errors only.
+    """
+    given = _steps_given(steps)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    run_keys: dict[str, Any] = {}
+    if config is not None:
+        document, run_keys = read_toml(config)
+        layers.append((str(config), document))
+    layers.append(("command line", given))
+    parameters = build_config(*layers)
+    size = parse_triple(voxel_size, "--voxel-size") if voxel_size is not None else _size_of(run_keys, config)
+    options: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level, "dataset": dataset}
+    options = {name: run_keys.get(name) if value is None else value for name, value in options.items()}
+    source = input if input is not None else run_keys.get("input")
+    if print_config:
+        keys = {"input": source, "voxel_size": size, **options}
+        if source is not None and size is None:
+            from cytolith.io.volume import open_volume
+
+            size = open_volume(source, **options).voxel_size
+        print(to_toml(with_defaults(parameters, size), keys), end="")
+        return 0
+    if source is None:
+        raise ConfigError(
+            "INPUT is missing: give a folder of planes or a file, for example cytolith cells PLANES -o OUT"
+        )
+    if output is None:
+        raise ConfigError("--output (-o) is missing: give a folder for the results")
+    core: Shape | None = None
+    if block is not None:
+        z, y, x = parse_triple(block, "--block", integer=True)
+        core = int(z), int(y), int(x)
+
+    from cytolith.cells.run import run_cells
+    from cytolith.cli.console import Console
+
+    with Console(quiet=quiet) as console:
+        result = run_cells(
+            source,
+            output,
+            parameters,
+            voxel_size=size,
+            options=options,
+            workers=workers,
+            memory=None if memory is None else parse_bytes(memory),
+            block=core,
+            overwrite=overwrite,
+            listener=console,
+        )
+    console.summary(result, output)
+    return 0
+
+
+def _size_of(run_keys: dict[str, Any], config: Path | None) -> tuple[float, float, float] | None:
+    value = run_keys.get("voxel_size")
+    if value is None or value == "none":
+        return None
+    return parse_triple(",".join(str(v) for v in value), f"{config}: voxel_size")
+
+
+def _steps_given(steps: Mapping[str, str | None]) -> dict[str, Any]:
+    """Flags that were given as nested parameters: ``a__b`` is field b of step a, ``a`` switches the step."""
+    given: dict[str, Any] = {}
+    for key, text in steps.items():
+        if text is None:
+            continue
+        step, _, field = key.partition("__")
+        if not field:
+            given.setdefault(step, text)
+            continue
+        fields = given.setdefault(step, {})
+        if not isinstance(fields, dict):
+            raise ConfigError(
+                f"--{step.replace('_', '-')} {fields} and a parameter of the same step: give one of the two"
+            )
+        fields[field] = text
+    return given
+
+
+def _with_step_flags(function: Any) -> Any:
+    """Replace ``**steps`` in the signature by one flag a field, with the text of the field as its help."""
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for position, step in enumerate(STEPS):
+        model = step_model(step)
+        flag = "--" + step.replace("_", "-")
+        group = Group(f"Step {position + 1}: {step.replace('_', ' ')}", sort_key=10 + position)
+        about = (model.__doc__ or "").splitlines()[0]
+        texts = {step: (flag, f"{about} Give none to skip the step, on for its defaults.")}
+        for field, info in model.model_fields.items():
+            default = info.default
+            shown = (
+                ",".join(map(str, default)) if isinstance(default, tuple) and not hasattr(default, "unit") else default
+            )
+            text = " ".join((info.description or "").split())
+            if default is not None and "Default" not in text:
+                text += f" [default: {shown}]"
+            texts[f"{step}__{field}"] = (f"{flag}.{field.replace('_', '-')}", text)
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    str | None,
+                    Parameter(name=option, help=text, group=group, allow_leading_hyphen=True, show_default=False),
+                ],
+            )
+            for name, (option, text) in texts.items()
+        ]
+    function.__signature__ = signature.replace(parameters=parameters)
+    return function
+
+
+cells = _with_step_flags(_cells)
+"""The command."""

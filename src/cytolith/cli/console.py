@@ -1,0 +1,98 @@
+"""What a run shows on the terminal: a listener of the engine's events; a bar on a terminal, lines elsewhere."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cytolith.axes import region_shape
+from cytolith.cells.pipeline import CellsResult
+from cytolith.engine.run import BlockDone, Event, Finished, Planned
+from cytolith.kernels.jit import compiled_before
+from cytolith.quantities import format_bytes
+
+
+class Console:
+    """Progress with rate and time left on stderr, a summary on stdout; a context that leaves the terminal clean."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._err,
+            transient=True,
+        )
+        self._lines_from = 0.1
+        self._done = self._total = 0
+        self._begin = 0.0
+        if not quiet and not compiled_before():
+            self._err.print(
+                "First run on this machine: compiling the kernels takes about a minute; later runs start at once."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event of the engine."""
+        if self._quiet:
+            return
+        if isinstance(event, Planned):
+            self._planned(event)
+        elif isinstance(event, BlockDone):
+            self._advance(math.prod(region_shape(event.block.core)))
+        elif isinstance(event, Finished):
+            self._stop()
+
+    def _planned(self, event: Planned) -> None:
+        plan = event.plan
+        self._total = sum(math.prod(region_shape(b.core)) for b in plan.blocks)
+        self._begin = time.monotonic()
+        self._err.print(
+            f"{self._total / 1e6:,.1f} Mvoxel in {len(plan.blocks)} block{'s' if len(plan.blocks) > 1 else ''} of "
+            f"{' x '.join(map(str, plan.core))}, {plan.workers} at a time, {format_bytes(plan.bytes_total)} of memory"
+        )
+        if self._err.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("cells", total=self._total, rate="")
+
+    def _advance(self, voxels: int) -> None:
+        self._done += voxels
+        elapsed = max(time.monotonic() - self._begin, 1e-6)
+        rate = self._done / elapsed / 1e6
+        if self._err.is_terminal:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} Mvoxel/s")
+            return
+        share = self._done / self._total
+        if share >= self._lines_from and share < 1:
+            left = elapsed / share - elapsed
+            self._err.print(f"{100 * share:3.0f} %  {rate:,.0f} Mvoxel/s  {left:,.0f} s left")
+            self._lines_from = math.floor(share * 10 + 1) / 10
+
+    def summary(self, result: CellsResult, output: Path) -> None:
+        """Print how many cells there are, what should be known about them, and where they are."""
+        for hint in result.hints:
+            self._err.print(f"Note: {hint}.")
+        if self._quiet:
+            return
+        voxels = self._total
+        seconds = result.seconds["run"]
+        print(f"{len(result.table['z']):,} cells in {seconds:.1f} s ({voxels / seconds / 1e6:,.0f} Mvoxel/s)")
+        print(f"Table: {output / 'cells.parquet'} and {output / 'cells.csv'}")
+        sys.stdout.flush()

@@ -1,0 +1,39 @@
+"""Files that are whole or absent: written aside, flushed, renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cytolith.errors import OutputError
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Path beside `path` to write to; it takes the place of `path` when the block ends well, and is removed if not.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written; says so when the disk is full.
+    """
+    aside = path.with_name(f"{path.name}.partial")
+    try:
+        yield aside
+        with aside.open("rb+") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")

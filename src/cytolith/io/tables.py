@@ -1,0 +1,234 @@
+"""Tables of cells and points on disk: parquet, csv and structured .npy, to and from one array a column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from cytolith.axes import AXES, VoxelSize
+from cytolith.errors import CytolithError, OutputError, VolumeError
+from cytolith.io.files import written_aside
+
+_ROWS_AT_ONCE = 65_536
+_POINT_COLUMNS = {
+    axis: (axis, f"centroid-{number}", f"axis-{number}") for number, axis in enumerate(AXES)
+}  # ours and ClearMap's; scikit-image regionprops_table; napari
+Table = dict[str, NDArray[Any]]
+_Writer = Callable[[Table, BinaryIO, dict[str, str]], None]
+_Reader = Callable[[Path], tuple[Table, dict[str, str]]]
+
+
+def write_table(
+    columns: Mapping[str, NDArray[Any]], path: Path | str, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a table, whole or not at all; the same table gives the same bytes.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        One-dimensional arrays of one length: bool, integer, float or text. Tables without rows are fine.
+    path : path
+        ``.parquet`` (zstd; dtypes kept), ``.csv`` (header; floats with the fewest digits that give the same number
+        back, NaN empty, true and false, lines end in a line feed) or ``.npy`` (structured array).
+    metadata : mapping of str to str, optional
+        Written to the file's own key-value metadata; parquet only, the others have no place for it.
+
+    Raises
+    ------
+    OutputError
+        A suffix that is not known, or a file that cannot be written.
+
+    Examples
+    --------
+    >>> write_table({"z": np.array([1.5]), "size": np.array([30])}, "cells.csv")  # doctest: +SKIP
+    """
+    path = Path(path)
+    write: _Writer = _for_suffix(path, _WRITERS, OutputError)
+    arrays = {name: _checked(name, column) for name, column in columns.items()}
+    if len({len(column) for column in arrays.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in arrays.items())
+        raise ValueError(f"columns must have the same length, not {lengths}")
+    with written_aside(path) as aside, aside.open("wb") as file:
+        write(arrays, file, dict(metadata or {}))
+
+
+def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
+    """Columns and metadata of a ``.parquet``, ``.csv`` or structured ``.npy`` file.
+
+    Missing numbers become NaN (and an integer column that has them, floats), missing texts empty. Columns of a csv
+    without rows are floats. Dates and the like come as text.
+
+    Raises
+    ------
+    VolumeError
+        A file that is missing, of another kind, or cannot be read.
+    """
+    path = Path(path)
+    read: _Reader = _for_suffix(path, _READERS, VolumeError)
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise VolumeError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VolumeError(f"{path}: cannot be read as a table: {reason}") from error
+
+
+def read_points(path: Path | str) -> NDArray[np.float64]:
+    """Positions (n, 3) as z, y, x in voxels from the columns of a table.
+
+    Columns may be named z, y, x in either case, centroid-0, -1, -2 (scikit-image) or axis-0, -1, -2 (napari).
+
+    Raises
+    ------
+    VolumeError
+        A table that cannot be read, a column that is missing or no numbers, a position that is not finite.
+    """
+    table, _ = read_table(path)
+    known = {name.strip().lower(): name for name in reversed(table)} | {name: name for name in table}
+    points = np.empty((_rows(table), 3))
+    for number, axis in enumerate(AXES):
+        name = next((known[name] for name in _POINT_COLUMNS[axis] if name in known), None)
+        if name is None:
+            raise VolumeError(f"{path}: no column {axis!r} for positions; it has {_listed(table)}")
+        if table[name].dtype.kind not in "iuf":
+            raise VolumeError(f"{path}: column {name!r} holds {table[name].dtype.name}, not numbers")
+        points[:, number] = table[name]
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if bad.size:
+        raise VolumeError(f"{path}: row {bad[0] + 1} has no position: {bad.size} of {len(points)} rows are not finite")
+    return points
+
+
+def read_voxel_size(path: Path | str) -> VoxelSize | None:
+    """Edges (z, y, x) in micrometres that a run of cytolith noted in its table, None where there is no such note."""
+    _, metadata = read_table(path)
+    try:
+        z, y, x = (float(edge) for edge in json.loads(metadata["voxel_size_um"]))
+    except (KeyError, ValueError, TypeError):
+        return None
+    return (z, y, x) if all(math.isfinite(edge) and edge > 0 for edge in (z, y, x)) else None
+
+
+def _for_suffix(path: Path, known: Mapping[str, Any], error: type[CytolithError]) -> Any:
+    try:
+        return known[path.suffix.lower()]
+    except KeyError:
+        raise error(f"{path}: {path.suffix or 'no suffix'} is no kind of table; known: {', '.join(known)}") from None
+
+
+def _checked(name: str, column: NDArray[Any]) -> NDArray[Any]:
+    array = np.asarray(column)
+    if array.ndim != 1:
+        raise ValueError(f"column {name!r} has the shape {array.shape}: a column has one axis")
+    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
+        array = array.astype(str)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind not in "biuU" and array.dtype not in (np.float32, np.float64):
+        raise ValueError(f"column {name!r} holds {array.dtype}: give bool, integers, float32, float64 or text")
+    return np.ascontiguousarray(array)
+
+
+def _write_parquet(columns: Table, file: BinaryIO, metadata: dict[str, str]) -> None:
+    table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    table = table.replace_schema_metadata(metadata or None)
+    pyarrow.parquet.write_table(table, file, compression="zstd")
+
+
+def _write_csv(columns: Table, file: BinaryIO, _: dict[str, str]) -> None:
+    # not pyarrow's writer: it prints 1.0 as 1, and a column of whole floats would come back as integers
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    for start in range(0, _rows(columns), _ROWS_AT_ONCE):
+        part = (_texts(column[start : start + _ROWS_AT_ONCE]) for column in columns.values())
+        lines.writerows(zip(*part, strict=True))
+    text.detach()
+
+
+def _texts(column: NDArray[Any]) -> Iterator[Any]:
+    kind = column.dtype
+    if kind == np.float64:
+        return ("" if value != value else repr(value) for value in column.tolist())
+    if kind.kind == "f":  # the fewest digits that give back the float32, not the float64 that it becomes
+        return ("" if value != value else str(value) for value in column)
+    if kind.kind == "b":
+        return ("true" if value else "false" for value in column.tolist())
+    return iter(column.tolist())
+
+
+def _write_npy(columns: Table, file: BinaryIO, _: dict[str, str]) -> None:
+    array = np.empty(_rows(columns), [(name, column.dtype) for name, column in columns.items()])
+    for name, column in columns.items():
+        array[name] = column
+    np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _read_parquet(path: Path) -> tuple[Table, dict[str, str]]:
+    with path.open("rb") as file:
+        table = pyarrow.parquet.read_table(file)
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return _columns(table), {key: value for key, value in metadata.items() if key not in {"ARROW:schema", "pandas"}}
+
+
+def _read_csv(path: Path) -> tuple[Table, dict[str, str]]:
+    with path.open("rb") as file:
+        return _columns(pyarrow.csv.read_csv(file)), {}
+
+
+def _read_npy(path: Path) -> tuple[Table, dict[str, str]]:
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.names is None or array.ndim != 1:
+        raise ValueError(f"an array of {array.dtype} and shape {array.shape}, not rows with named columns")
+    return {name: np.ascontiguousarray(array[name]) for name in array.dtype.names}, {}
+
+
+def _columns(table: pa.Table) -> Table:
+    names = table.column_names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the column {twice!r} is there {names.count(twice)} times")
+    return {name: _array(table.column(name)) for name in names}
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if pa.types.is_boolean(kind) and column.null_count:
+        column = column.cast(pa.int8())
+    elif not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return np.array(column.cast(pa.string()).fill_null("").to_pylist(), dtype=str)
+    array: NDArray[Any] = np.ascontiguousarray(column.to_numpy())
+    return array
+
+
+def _rows(table: Mapping[str, NDArray[Any]]) -> int:
+    return len(next(iter(table.values()))) if table else 0
+
+
+def _listed(table: Mapping[str, NDArray[Any]]) -> str:
+    return "the columns " + ", ".join(table) if table else "no columns"
+
+
+_WRITERS: dict[str, _Writer] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".npy": _write_npy,
+}
+_READERS: dict[str, _Reader] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".npy": _read_npy,
+}

@@ -1,0 +1,167 @@
+"""Numbers with a unit as users write them: lengths, thresholds and memory sizes, parsed once and printed back.
+
+A length is a number of voxels (``5``) or of micrometres (``"8 um"``). A threshold is a grey value (``700``) or a
+multiple
+of the noise of the image (``"9 mad"``). Nothing is ever guessed: a text without a unit is a plain number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from cytolith.axes import VoxelSize
+from cytolith.errors import ConfigError
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_QUANTITY = re.compile(rf"^\s*({_NUMBER})\s*([a-zA-Zµμ]*)\s*$")
+_MICROMETRE = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
+_VOXEL = {"", "vx", "voxel", "voxels", "px", "pixel", "pixels"}
+_BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def _split(text: str, kind: str) -> tuple[float, str]:
+    found = _QUANTITY.match(text)
+    if found is None:
+        raise ConfigError(f"{text!r} is not {kind}")
+    return float(found.group(1)), found.group(2).lower()
+
+
+class Length(NamedTuple):
+    """A length along one axis, in voxels or in micrometres."""
+
+    value: float
+    unit: Literal["voxel", "um"] = "voxel"
+
+    def in_voxels(self, edge_um: float | None) -> float:
+        """Length in voxels of the given edge (um); ConfigError when micrometres meet an unknown voxel size."""
+        if self.unit == "voxel":
+            return self.value
+        if edge_um is None:
+            raise ConfigError(f"{self} is given in micrometres but the voxel size is unknown: add --voxel-size Z,Y,X")
+        return self.value / edge_um
+
+    def __str__(self) -> str:
+        return f"{self.value:g} um" if self.unit == "um" else f"{self.value:g}"
+
+
+def parse_length(value: Any) -> Length:
+    """Length from a number (voxels) or a text such as ``"8 um"``; ConfigError names what it cannot read."""
+    if isinstance(value, Length):
+        length = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        length = Length(float(value))
+    elif isinstance(value, str):
+        number, unit = _split(value, 'a length: give voxels (5) or micrometres ("8 um")')
+        if unit in _MICROMETRE:
+            length = Length(number, "um")
+        elif unit in _VOXEL:
+            length = Length(number)
+        else:
+            raise ConfigError(f'{value!r} has the unknown unit {unit!r}: give voxels (5) or micrometres ("8 um")')
+    else:
+        raise ConfigError(f'{value!r} is not a length: give voxels (5) or micrometres ("8 um")')
+    if not math.isfinite(length.value) or length.value < 0:
+        raise ConfigError(f"{value!r} is not a length: it must be finite and not negative")
+    return length
+
+
+def parse_lengths(value: Any, count: int) -> tuple[Length, ...]:
+    """`count` lengths from a sequence, a text with commas, or one length for all axes.
+
+    ``"18, 8, 8 um"`` is three lengths in micrometres: a unit at the end holds for the numbers before it without one.
+    """
+    if isinstance(value, str):
+        parts: Sequence[Any] = value.strip().strip("()[]").split(",")
+        last = _QUANTITY.match(parts[-1])
+        unit = last.group(2) if last else ""
+        parts = [f"{p} {unit}" if unit and re.fullmatch(rf"\s*{_NUMBER}\s*", p) else p for p in parts]
+    elif isinstance(value, Length) or not isinstance(value, Sequence):
+        parts = [value]
+    else:
+        parts = value
+    lengths = tuple(parse_length(p) for p in parts)
+    if len(lengths) == 1:
+        lengths = lengths * count
+    if len(lengths) != count:
+        names = {2: "(y, x)", 3: "(z, y, x)"}[count]
+        raise ConfigError(f"{value!r} has {len(lengths)} lengths: give one for all axes or {count} {names}")
+    return lengths
+
+
+class Threshold(NamedTuple):
+    """A grey value, or a multiple of the noise of the image that it is applied to."""
+
+    value: float
+    unit: Literal["grey", "mad"] = "grey"
+
+    def __str__(self) -> str:
+        return f"{self.value:g} mad" if self.unit == "mad" else repr(self.value)
+
+
+def parse_threshold(value: Any) -> Threshold:
+    """Threshold from a number or a text such as ``"9 mad"``; ConfigError names what it cannot read."""
+    if isinstance(value, Threshold):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        threshold = Threshold(float(value))
+    elif isinstance(value, str):
+        number, unit = _split(value, 'a threshold: give a grey value (700) or a multiple of the noise ("9 mad")')
+        if unit not in {"", "mad"}:
+            raise ConfigError(f'{value!r} has the unknown unit {unit!r}: give a grey value (700) or "9 mad"')
+        threshold = Threshold(number, "mad" if unit else "grey")
+    else:
+        raise ConfigError(f'{value!r} is not a threshold: give a grey value (700) or "9 mad"')
+    if not math.isfinite(threshold.value):
+        raise ConfigError(f"{value!r} is not a threshold: it must be finite")
+    return threshold
+
+
+def parse_bytes(text: str | float) -> int:
+    """Bytes from a number or a text: ``"8GiB"``, ``"500 MB"``, ``2e9``; ConfigError names what it cannot read."""
+    if isinstance(text, (int, float)):
+        number, unit = float(text), ""
+    else:
+        number, unit = _split(text, 'a memory size: give for example "8GiB" or "500MB"')
+    binary = unit.endswith("ib")
+    prefix = unit.removesuffix("ib").removesuffix("b") if unit != "b" else ""
+    if prefix not in _BYTES:
+        raise ConfigError(f'{text!r} has the unknown unit {unit!r}: give for example "8GiB" or "500MB"')
+    scale = 1024 ** "_kmgt".index(prefix) if binary and prefix else _BYTES[prefix]
+    size = number * scale
+    if not math.isfinite(size) or size <= 0:
+        raise ConfigError(f"{text!r} is not a memory size: it must be positive")
+    return int(size)
+
+
+def format_bytes(size: float) -> str:
+    """A size in bytes as people read it: ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def parse_triple(text: str, option: str, *, integer: bool = False) -> tuple[float, float, float]:
+    """Three positive numbers ``Z,Y,X`` as given to an option; ConfigError names the option."""
+    parts = text.strip().strip("()[]").split(",")
+    try:
+        numbers = [float(int(p)) if integer else float(p) for p in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or not all(math.isfinite(n) and n > 0 for n in numbers):
+        kind = "whole numbers" if integer else "numbers"
+        raise ConfigError(
+            f"{option} {text!r}: give three positive {kind} Z,Y,X, for example 6,1.62,1.62"
+            if not integer
+            else f"{option} {text!r}: give three positive {kind} Z,Y,X, for example 64,512,512"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def edges(voxel_size: VoxelSize | None, count: int) -> tuple[float | None, ...]:
+    """Edge lengths (um) of the last `count` axes, None where the voxel size is unknown."""
+    return voxel_size[-count:] if voxel_size is not None else (None,) * count

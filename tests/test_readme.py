@@ -1,0 +1,60 @@
+"""Every command and every line of Python in the README runs, in the order in which it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cytolith.testing.phantoms import write_sample
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    write_sample(folder, (24, 120, 130), 2)
+    return folder
+
+
+def test_shell_commands(folder):
+    commands = "\n".join(re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL))
+    assert commands.count("cytolith") >= 8
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "kept.csv").exists()
+    assert (folder / "smoothed.zarr").is_dir()
+    assert "F1" in done.stdout
+
+
+def test_python(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(code, names)
+    assert 0 < len(names["large"]["z"]) <= len(names["table"]["z"])
+    assert names["labels"].shape == (10, 100, 100)
+    assert names["labels"].max() == len(names["maxima"]) > 0
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^(\w+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^    make (\w+)", README.read_text(), re.MULTILINE)) <= targets
+
+
+def test_links_and_pictures_exist():
+    for page in [README, README.parent / "CONTRIBUTING.md", *(README.parent / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
