@@ -1,8 +1,7 @@
 """Numbers with a unit as users write them: lengths, thresholds and memory sizes, parsed once and printed back.
 
 A length is a number of voxels (``5``) or of micrometres (``"8 um"``). A threshold is a grey value (``700``) or a
-multiple
-of the noise of the image (``"9 mad"``). Nothing is ever guessed: a text without a unit is a plain number.
+multiple of the noise of the image (``"9 mad"``). Nothing is ever guessed: a text without a unit is a plain number.
 """
 
 from __future__ import annotations

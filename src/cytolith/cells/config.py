@@ -1,9 +1,9 @@
 """Every parameter of the cells pipeline: one small frozen model a step.
 
 The text under a field is the help of its flag, the comment in ``config.toml`` and the description in the JSON schema.
-Lengths
-are voxels or micrometres, thresholds grey values or multiples of the noise (see :mod:`cytolith.quantities`). A field
-left at None is chosen by :func:`in_voxels` from the voxel size, so that the defaults mean the same in every sample.
+Lengths are voxels or micrometres, thresholds grey values or multiples of the noise (see :mod:`cytolith.quantities`).
+A field left at None is chosen by :func:`in_voxels` from the voxel size, so that the defaults mean the same in every
+sample.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The noise of a volume from a fixed sample of it: one number, the same whatever the blocks are.
 
 The sample is a set of tiles of single planes, spread over the volume by a rule that knows only its shape. Each is
-read with the
-halo that the image steps need, run through them, and the core voxels of all tiles together give the median absolute
-deviation. On annotated brains a threshold in multiples of this number carried over between samples where grey values
-did not.
+read with the halo that the image steps need, run through them, and the core voxels of all tiles together give the
+median absolute deviation. On annotated brains a threshold in multiples of this number carried over between samples
+where grey values did not.
 """
 
 from __future__ import annotations

@@ -118,9 +118,8 @@ def detect_cells(
     -------
     dict of str to ndarray
         One entry a column, rows sorted by (z, y, x): ``z, y, x`` (centre in voxels, float64), ``z_um, y_um, x_um``
-        when the
-        voxel size is known, ``size`` (voxels, int64) with shape detection, one column a measured image (float64), and
-        ``truncated`` (bool: more of the cell may lie beyond what was read around its block).
+        when the voxel size is known, ``size`` (voxels, int64) with shape detection, one column a measured image
+        (float64), and ``truncated`` (bool: more of the cell may lie beyond what was read around its block).
 
     Raises
     ------
@@ -130,8 +129,7 @@ def detect_cells(
     Notes
     -----
     Does what ``detect_cells`` of ClearMap documents (Renier et al., Cell 165, 2016), with a light smoothing and
-    noise-scaled
-    thresholds by default, and without its dependence on blocks and processes.
+    noise-scaled thresholds by default, and without its dependence on blocks and processes.
 
     Examples
     --------
@@ -141,7 +139,7 @@ def detect_cells(
     >>> sorted(table)[:3]
     ['background_correction', 'size', 'source']
     """
-    volume = source if isinstance(source, Volume) else open_volume(source, voxel_size=voxel_size)
+    volume = open_volume(source, voxel_size=voxel_size)
     layers = [("", config.model_dump())] if config is not None else []
     prepared = prepare(volume, build_config(*layers, ("", steps)), workers=workers, memory=memory, block=block)
     return execute(prepared).table
@@ -251,7 +249,7 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
         {**seconds, "run": time.perf_counter() - begin},
     )
     brightest = max((r.brightest for r in results), default=-math.inf)
-    return replace(result, hints=_hints(result, setting.config, brightest))
+    return replace(result, hints=_hints(result, prepared, setting.config, brightest))
 
 
 class Reader:
@@ -374,9 +372,14 @@ def grey_thresholds(config: CellsConfig) -> dict[str, float]:
     }
 
 
-def _hints(result: CellsResult, config: CellsConfig, brightest: float) -> list[str]:
+def _hints(result: CellsResult, prepared: Prepared, config: CellsConfig, brightest: float) -> list[str]:
     """What a user should know about a result, in words."""
     hints = []
+    if prepared.reader.volume.voxel_size is None:
+        hints.append(
+            "the voxel size is unknown: default lengths are voxels of about 6 x 1.6 x 1.6 um, and the table has no "
+            "micrometres; add --voxel-size Z,Y,X"
+        )
     voxels = result.plan.voxels_read
     rows = len(result.table["z"])
     if config.maxima_detection is None:

@@ -22,8 +22,8 @@ _DEFAULTS: dict[tuple[str, str], tuple[tuple[Length, ...], tuple[Length, ...]]] 
     ("intensity_detection", "shape"): ((Length(8, "um"),) * 3, (Length(3),) * 3),
 }
 """Defaults of lengths, in micrometres for a known voxel size and in voxels for an unknown one. Disk, Gaussian and
-window
-are those that did best on annotated c-Fos volumes of 6 x 1.62 x 1.62 um; the voxel numbers are the same lengths
+window are those that did best on annotated c-Fos volumes of 6 x 1.62 x 1.62 um; the voxel numbers are the same
+lengths
 there."""
 
 _ODD = {("maxima_detection", "shape"), ("intensity_detection", "shape")}

@@ -23,9 +23,8 @@ class Saves:
     """Volumes of all steps that save, as a context: they appear when it is left well, and nothing appears otherwise.
 
     Labels are written in two passes, as a label is the row of its cell in the sorted table, which is known only at
-    the end:
-    first the key of each cell (index in the volume of its maximum, the same in every block that sees the cell), then
-    the rows.
+    the end: first the key of each cell (index in the volume of its maximum, the same in every block that sees the
+    cell), then the rows.
     """
 
     def __init__(self, config: CellsConfig, volume: Volume, plan: Plan, *, overwrite: bool) -> None:

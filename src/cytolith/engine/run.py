@@ -49,8 +49,7 @@ def run_blocks(
     """Results of `task` on every block of the plan, in the order of the blocks.
 
     At most one block more than there are workers is submitted at a time, so that an interrupt leaves little to wait
-    for. The first
-    error cancels what has not begun and is raised as it is.
+    for. The first error cancels what has not begun and is raised as it is.
     """
     begin = time.monotonic()
     listener(Planned(plan))

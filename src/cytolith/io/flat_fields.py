@@ -19,8 +19,7 @@ def read_flat_field(source: Any, option: str) -> NDArray[np.float64] | float:
     ----------
     source
         Array, number, or path of a ``.npy``, ``.tif``/``.tiff``, or a ``.csv``/``.txt`` of numbers (a profile in one
-        row or
-        column, or a plane).
+        row or column, or a plane).
     option
         Name of the option for messages.
 

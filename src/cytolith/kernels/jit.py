@@ -44,8 +44,7 @@ def _forget_stale() -> None:
     """Empty the cache when any kernel's source has changed since it was filled.
 
     numba looks only at the file of the function that is called: after an upgrade it would go on using compiled code
-    with
-    an old version of a helper from another file inlined, and results would silently be those of the old version.
+    with an old version of a helper from another file inlined, and results would silently be those of the old version.
     """
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     digest = hashlib.sha256(source).hexdigest()
