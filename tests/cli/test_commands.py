@@ -247,3 +247,25 @@ def test_planes_of_a_real_brain(shared, tmp_path):
     done = cytolith("cells", shared / "data" / "cells" / "cortex", "-o", tmp_path / "o", "--voxel-size", "5,2,2")
     table = pyarrow.parquet.read_table(tmp_path / "o" / "cells.parquet")
     assert table.num_rows > 30, done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell the memory of a process")
+@pytest.mark.parametrize("steps", [[], ["--dog-filter.shape", "6", "--maxima-detection.h-max", "200"]])
+def test_memory_stays_below_the_number_given(tmp_path, steps):
+    rng = np.random.default_rng(6)
+    volume = np.lib.format.open_memmap(tmp_path / "v.npy", mode="w+", dtype=np.uint16, shape=(160, 900, 900))
+    plane = rng.normal(1000, 30, (900, 900))
+    plane[20::30, 20::30] += 9000
+    volume[:] = np.rint(plane).astype(np.uint16)
+    volume.flush()
+    budget = 600 * 2**20
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cytolith", "cells", tmp_path / "v.npy", "-o", tmp_path / "o", "--memory", "600MiB",
+         "--workers", "2", "-q", *steps]
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert peak < budget
+    assert len(json.loads((tmp_path / "o" / "run.json").read_text())["hints"]) >= 1
