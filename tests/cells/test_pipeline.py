@@ -165,6 +165,19 @@ def test_blocks_of_well_separated_cells_are_exact_without_a_mark():
         same(whole, detect_cells(volume, workers=2, block=block))
 
 
+def test_a_plateau_longer_than_a_block_is_cut_and_marked_but_never_lost():
+    volume = np.zeros((1, 9, 90), np.uint8)
+    volume[0, 2, 3:88] = 9
+    volume[0, 2:8, 87] = 9
+    steps = {"background_correction": None, "smoothing": None, "intensity_detection": None}
+    steps |= {"maxima_detection": {"shape": 3, "threshold": 5}, "shape_detection": {"threshold": 5}}
+    assert len(detect_cells(volume, workers=1, block=volume.shape, **steps)["z"]) == 1
+    for cut in (30, 45, 60, 80):
+        table = detect_cells(volume, voxel_size=(40, 40, 40), workers=1, block=(1, 9, cut), **steps)
+        assert len(table["z"]) >= 1
+        assert table["truncated"].all()
+
+
 def test_axes_are_not_swapped(phantom):
     volume = phantom[0]
     straight = detect_cells(

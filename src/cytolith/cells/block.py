@@ -169,7 +169,7 @@ def cells_of_block(
         truncated |= shapes.open
         columns["size"] = shapes.size
     if step.valid:
-        keep &= _inside(centres, block.core)
+        keep &= _owned(maxima, centres, trusted)
     if config.intensity_detection is not None:
         measure = config.intensity_detection
         for name in measure.measure:
@@ -210,10 +210,19 @@ def _crop(image: Image, block: Block, trusted: Block, workspace: Workspace, name
     return out
 
 
-def merge_tables(tables: list[Table], keys: list[NDArray[np.int64]]) -> tuple[Table, NDArray[np.int64]]:
-    """One table of all rows and their keys, sorted by (z, y, x) and then by key, so that no tie is left to chance."""
+def merge_tables(
+    tables: list[Table], keys: list[NDArray[np.int64]], *, once: bool = True
+) -> tuple[Table, NDArray[np.int64]]:
+    """One table of all rows and their keys, sorted by (z, y, x) and then by key, so that no tie is left to chance.
+
+    With `once`, rows of the same key are given once, and a row that is not truncated goes before one that is.
+    """
     columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
     key = np.concatenate(keys)
+    if once:
+        order = np.lexsort((columns["truncated"], key))
+        first = order[np.concatenate([[True], np.diff(key[order]) != 0])] if order.size else order
+        columns, key = {name: column[first] for name, column in columns.items()}, key[first]
     order = np.lexsort((key, columns["x"], columns["y"], columns["z"]))
     return {name: column[order] for name, column in columns.items()}, key[order]
 
@@ -256,6 +265,21 @@ def _volume_index(maxima: Maxima, region: Region, shape: Shape) -> NDArray[np.in
     first = np.unravel_index(maxima.voxels[maxima.starts[:-1]], maxima.shape)
     z, y, x = (f.astype(np.int64) + o for f, o in zip(first, region_origin(region), strict=True))
     return np.asarray((z * shape[1] + y) * shape[2] + x, np.int64)
+
+
+def _owned(maxima: Maxima, centres: NDArray[np.float64], block: Block) -> NDArray[np.bool_]:
+    """Maxima that the block gives a row: those with their centre in its core.
+
+    The centre of a maximum that may go on beyond what was read is unknown, and each block that sees a part of it
+    might leave
+    it to another. So every block with a part of it in the core gives a row, marked as truncated.
+    """
+    owned = _inside(centres, block.core)
+    for index in np.flatnonzero(maxima.open):
+        voxels = maxima.voxels[maxima.starts[index] : maxima.starts[index + 1]]
+        places = np.stack(np.unravel_index(voxels, maxima.shape), 1) + np.array(region_origin(block.read))
+        owned[index] = _inside(places.astype(np.float64), block.core).any()
+    return owned
 
 
 def _inside(centres: NDArray[np.float64], core: Region) -> NDArray[np.bool_]:

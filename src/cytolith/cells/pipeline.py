@@ -228,7 +228,11 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
             setting = replace(setting, config=with_noise(setting.config, noise))
         with Saves(setting.config, reader.volume, plan, overwrite=overwrite) as saves:
             results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener)
-            table, keys = merge_tables([r.table for r in results], [r.keys for r in results])
+            table, keys = merge_tables(
+                [r.table for r in results],
+                [r.keys for r in results],
+                once=setting.config.maxima_detection is None or setting.config.maxima_detection.valid,
+            )
             saves.finish(keys)
     except BaseException:
         # an interrupt or an error is answered at once, without waiting for the blocks under way
