@@ -81,13 +81,14 @@ def test_print_config_shows_what_would_run(sample, tmp_path):
     done = cytolith(
         "cells", sample / "planes", "--print-config", "--voxel-size", "6,1.62,1.62",
         "--shape-detection.threshold", "700", "--background-correction.shape", "11,9",
-        "--smoothing", "none", "--equalization", "on",
+        "--smoothing", "none", "--equalization", "on", "--equalization.max-value", "2",
     )  # fmt: skip
     document = tomllib.loads(done.stdout)
     assert document["shape_detection"]["threshold"] == 700
     assert document["background_correction"]["shape"] == [11, 9]
     assert document["smoothing"] == "none"
     assert document["equalization"]["percentile"] == [0.5, 0.95]
+    assert document["equalization"]["max_value"] == 2
     path = tmp_path / "c.toml"
     path.write_text(done.stdout)
     again = cytolith("cells", "--print-config", "--config", path)
@@ -145,6 +146,7 @@ def test_help_does_not_wait_for_heavy_imports():
         (["--shape-detection.threshold", "3 kg"], 2, "shape_detection.threshold"),
         (["--intensity-detection.measure", "sorce"], 2, "source"),
         (["--voxel-size", "3,4"], 2, "--voxel-size"),
+        (["--smoothing", "none", "--smoothing.sigma", "1"], 2, "--smoothing"),
         (["--memory", "lots"], 2, "memory"),
         (["--memory", "1MB"], 1, "--memory"),
         (["--block", "0,1,1"], 2, "--block"),

@@ -22,7 +22,8 @@ IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization
 MEASURES = ("source", *IMAGE_STEPS)
 """Images whose intensity a cell can be measured on."""
 _OFF = {"none", "off", "false", "no"}
-_ON = {"on", "true", "yes", "default"}
+SWITCH_ON = {"on", "true", "yes", "default"}
+"""Words that switch a step on with its defaults."""
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -267,9 +268,9 @@ def _switch(kind: type[Step]) -> BeforeValidator:
     def validate(value: Any) -> Any:
         if isinstance(value, str):
             word = value.strip().lower()
-            if word not in _OFF | _ON:
+            if word not in _OFF | SWITCH_ON:
                 raise ValueError("give none (skip the step), on, or the parameters of the step")
-            value = word in _ON
+            value = word in SWITCH_ON
         if isinstance(value, bool):
             return kind() if value else None
         return value

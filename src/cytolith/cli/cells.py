@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from cytolith.axes import Shape
 from cytolith.cells.build import build_config, read_toml, to_toml
-from cytolith.cells.config import STEPS, step_model
+from cytolith.cells.config import STEPS, SWITCH_ON, step_model
 from cytolith.cells.resolve import with_defaults
 from cytolith.errors import ConfigError
 from cytolith.quantities import parse_bytes, parse_triple
@@ -142,6 +142,8 @@ def _steps_given(steps: Mapping[str, str | None]) -> dict[str, Any]:
         if not field:
             given.setdefault(step, text)
             continue
+        if isinstance(given.get(step), str) and given[step].strip().lower() in SWITCH_ON:
+            given[step] = {}
         fields = given.setdefault(step, {})
         if not isinstance(fields, dict):
             raise ConfigError(
