@@ -1,6 +1,7 @@
 """Blocks partition the volume, read what they must, and hold in memory."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -56,16 +57,23 @@ def test_a_plan_holds_in_memory_or_is_refused(shape, halo, voxel_bytes, workers,
     assert sum(math.prod(region_shape(b.core)) for b in plan.blocks) == math.prod(shape)
 
 
-def test_a_refused_plan_names_a_budget_that_would_do():
-    costs = Costs((4, 20, 20), 12.0, 300 * 2**20)
-    shape = (200, 900, 900)
-    with pytest.raises(MemoryBudgetError, match=r"--memory (\d+)MiB, or --workers 1 --memory (\d+)MiB") as caught:
-        plan_blocks(shape, costs, memory=2**20, workers=4)
-    import re
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 300), st.integers(1, 400)), halos, st.floats(2, 30), st.integers(1, 5)
+)
+def test_a_refused_plan_names_the_smallest_budget_that_does(shape, halo, voxel_bytes, workers):
+    costs = Costs(halo, voxel_bytes, 300 * 2**20)
+    with pytest.raises(MemoryBudgetError, match=r"give at least --memory (\d+)MiB") as caught:
+        plan_blocks(shape, costs, memory=300 * 2**20, workers=workers)
+    enough = int(re.findall(r"--memory (\d+)MiB", str(caught.value))[-1]) * 2**20
+    assert plan_blocks(shape, costs, memory=enough, workers=workers).bytes_total <= enough
 
-    many, one = (int(n) for n in re.findall(r"--memory (\d+)MiB", str(caught.value)))
-    assert plan_blocks(shape, costs, memory=many * 2**20, workers=4).bytes_total <= many * 2**20
-    assert plan_blocks(shape, costs, memory=one * 2**20, workers=1).bytes_total <= one * 2**20
+
+def test_workers_make_room_for_a_block():
+    costs = Costs((5, 10, 10), 30.0, 350 * 2**20)
+    one = plan_blocks((16, 600, 600), costs, memory=352 * 2**20, workers=1)
+    many = plan_blocks((16, 600, 600), costs, memory=352 * 2**20, workers=32)
+    assert one.workers == 1
+    assert 1 <= many.workers < 32
 
 
 def test_two_workers_get_two_blocks_with_little_read_twice():

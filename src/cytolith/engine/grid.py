@@ -117,7 +117,7 @@ def plan_blocks(
     memory
         Bytes that all workers together may take.
     workers
-        Blocks at work at once.
+        Blocks at work at once, at most.
     chunks
         What one decode of the storage gives, (z, y, x); cuts through chunks are decoded twice and count as such.
     core
@@ -138,29 +138,31 @@ def plan_blocks(
                 "smaller blocks or fewer workers"
             )
         return plan
-    best: tuple[float, Shape] | None = None
-    for candidate in _candidates(shape, costs, memory, workers):
-        time = _time(shape, candidate, costs.halo, workers, chunks)
-        if best is None or time < best[0]:
-            best = time, candidate
-    if best is None:
-        smallest = _plan(shape, _smallest_core(shape), costs, 1).bytes_total
-        many = _plan(shape, _smallest_core(shape), costs, workers).bytes_total
-        raise MemoryBudgetError(
-            f"--memory {format_bytes(memory)} does not hold a block for each of {workers} workers: give at least "
-            f"--memory {math.ceil(many / 2**20)}MiB"
-            + (f", or --workers 1 --memory {math.ceil(smallest / 2**20)}MiB" if workers > 1 else "")
-        )
-    return _plan(shape, best[1], costs, workers)
+    # fewer workers on larger blocks read less twice, and may be all that the memory holds
+    counts = sorted({max(workers >> n, 1) for n in range(workers.bit_length())}, reverse=True)
+    tried = [
+        (_time(shape, candidate, costs.halo, count, chunks) / count, -count, candidate)
+        for count in counts
+        for candidate in _candidates(shape, costs, memory, count)
+    ]
+    if tried:
+        _, count, best = min(tried)
+        return _plan(shape, best, costs, -count)
+    raise MemoryBudgetError(
+        f"--memory {format_bytes(memory)} does not hold a block: give at least "
+        f"--memory {math.ceil(_smallest_bytes(shape, costs) / 2**20)}MiB"
+    )
 
 
 _SMALLEST = 16
 """Cores are not cut thinner than this many voxels along an axis: halos would be all that is read."""
 
 
-def _smallest_core(shape: Shape) -> Shape:
-    z, y, x = (min(s, _SMALLEST) for s in shape)
-    return z, y, x
+def _smallest_bytes(shape: Shape, costs: Costs) -> int:
+    """Memory of a run of one worker on the smallest blocks that are tried."""
+    planes = min(shape[0], _SMALLEST + 2 * costs.halo[0])
+    cuts = itertools.product(_cuts(shape[1]), _cuts(shape[2]))
+    return costs.bytes_fixed + planes * min(_plane_bytes(shape, ny, nx, costs) for ny, nx in cuts)
 
 
 def _plan(shape: Shape, core: Shape, costs: Costs, workers: int) -> Plan:
@@ -177,22 +179,25 @@ def _block_bytes(shape: Shape, core: Shape, costs: Costs) -> int:
     return math.ceil(voxels * costs.bytes_per_voxel)
 
 
+def _plane_bytes(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
+    """Memory of one plane of a block when planes are cut into ny x nx."""
+    return _block_bytes((1, shape[1], shape[2]), (1, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)), costs)
+
+
 def _candidates(shape: Shape, costs: Costs, memory: int, workers: int) -> Iterator[Shape]:
     """Cores that fit: for each way to cut planes, the thickest slabs and those that share out evenly."""
-    room = (memory - costs.bytes_fixed) / workers
+    room = (memory - costs.bytes_fixed) // workers
     for ny, nx in itertools.product(_cuts(shape[1]), _cuts(shape[2])):
-        y, x = math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)
-        plane = _block_bytes((1, shape[1], shape[2]), (1, y, x), costs)
-        planes = int(room // max(plane, 1))
-        thickest = shape[0] if planes >= shape[0] else planes - 2 * costs.halo[0]
+        planes = room // _plane_bytes(shape, ny, nx, costs)
         # a block at either end of the volume has one halo, but most have two: the thickest is what holds for all
+        thickest = shape[0] if planes >= shape[0] else planes - 2 * costs.halo[0]
         if thickest < min(_SMALLEST, shape[0]):
             continue
         fewest = math.ceil(shape[0] / thickest)
         for nz in {fewest, *(n for n in range(fewest, fewest + 2 * workers) if n * ny * nx % workers == 0)}:
             z = math.ceil(shape[0] / nz)
-            if z >= min(_SMALLEST, shape[0]):
-                yield z, y, x
+            if nz == fewest or z >= _SMALLEST:
+                yield z, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)
 
 
 def _cuts(extent: int) -> list[int]:
