@@ -32,6 +32,12 @@ def test_lengths_follow_the_voxel_size_of_their_own_axis():
     assert whole(config.background_correction.shape) == (10, 20)
 
 
+@pytest.mark.parametrize("step", [6.0, 9.0, 12.0, 50.0])
+def test_a_window_in_micrometres_is_never_a_single_plane(step):
+    config = in_voxels(CellsConfig(), (step, 1.62, 1.62))
+    assert whole(config.maxima_detection.shape) == (3, 5, 5)
+
+
 def test_a_height_switches_the_window_off_unless_one_is_given():
     assert in_voxels(build_config(("", {"maxima_detection": {"h_max": 5}})), None).maxima_detection.shape is None
     both = in_voxels(build_config(("", {"maxima_detection": {"h_max": 5, "shape": 3}})), None)
@@ -58,6 +64,8 @@ def test_noise_scales_thresholds():
         ({"background_correction": {"shape": 0}}, "at least 1"),
         ({"background_correction": {"form": "disc"}}, "background_correction.form: .*'disk' or 'cube'"),
         ({"shape_detection": {"threshold": "5 kg"}}, "shape_detection.threshold: .*unknown unit 'kg'"),
+        ({"dog_filter": {"sigma": 2}}, "dog_filter: without a shape"),
+        ({"illumination_correction": {"background": 100}}, "without a flatfield"),
         ({"smoothing": "maybe"}, "smoothing: give none"),
         ({"intensity_detection": {"measure": "sorce"}}, "'sorce' .*did you mean 'source'"),
         ({"intensity_detection": {"measure": "source,source"}}, "given twice"),

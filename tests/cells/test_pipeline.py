@@ -294,6 +294,15 @@ def test_a_threshold_that_everything_passes_is_told(phantom):
     assert any("no cells" in hint for hint in result.hints)
 
 
+def test_the_count_of_masked_voxels_does_not_depend_on_blocks(phantom):
+    config = build_config(("", {"shape_detection": {"threshold": 200}}))
+    counts = {
+        execute(prepare(open_volume(phantom[0], voxel_size=VOXEL), config, block=block)).mask_voxels
+        for block in (phantom[0].shape, (16, 60, 70), (40, 33, 170))
+    }
+    assert len(counts) == 1
+
+
 def test_a_mask_that_memory_does_not_hold_is_refused(phantom):
     volume = np.tile(phantom[0], (1, 3, 3))
     steps = {"smoothing": None, "maxima_detection": {"threshold": 1000}, "shape_detection": {"threshold": 0}}

@@ -156,7 +156,7 @@ def test_help_does_not_wait_for_heavy_imports():
         (["--config", "nothing.toml"], 2, "nothing.toml"),
         (["--background-correction.shape", "9 um"], 2, "voxel size"),
         (["--illumination-correction.flatfield", "none.npy"], 2, "none.npy"),
-        (["--equalization.mask", "none.tif"], 1, "none.tif"),
+        (["--equalization.mask", "none.tif"], 2, "equalization.mask: none.tif"),
         (["--smoothing.save", "volume.jpg"], 1, "volume.jpg"),
     ],
 )
@@ -178,6 +178,32 @@ def test_an_earlier_result_is_not_replaced_unasked(run, sample):
     before = (out / "cells.csv").read_bytes()
     assert "--overwrite" in cytolith("cells", sample / "planes", "-o", out, code=1).stderr
     assert (out / "cells.csv").read_bytes() == before
+
+
+def test_saving_never_replaces_what_a_run_reads(sample, tmp_path):
+    volume = np.stack([tifffile.imread(p) for p in sorted((sample / "planes").glob("*.tif"))])
+    np.save(tmp_path / "v.npy", volume)
+    before = (tmp_path / "v.npy").read_bytes()
+    arguments = ["cells", "v.npy", "-o", "o", "--overwrite"]
+    for more in (
+        ["--smoothing.save", "./v.npy"],
+        ["--smoothing.save", "a.zarr", "--background-correction.save", "../" + tmp_path.name + "/a.zarr"],
+        ["--smoothing.save", "a.zarr", "--background-correction.save", "a.zarr/b.zarr"],
+    ):
+        assert "give another path" in cytolith(*arguments, *more, code=2, cwd=tmp_path).stderr
+    assert (tmp_path / "v.npy").read_bytes() == before
+    assert "is the input" in cytolith("cells", sample / "planes", "-o", sample / "planes", code=1).stderr
+
+
+def test_a_failed_overwrite_keeps_the_earlier_tables(sample, tmp_path):
+    cytolith("cells", sample / "planes", "-o", tmp_path / "o")
+    before = (tmp_path / "o" / "cells.csv").read_bytes()
+    volume = np.zeros((4, 30, 30), np.float32)
+    volume[2, 3, 4] = np.nan
+    np.save(tmp_path / "nan.npy", volume)
+    assert "plane 2" in cytolith("cells", tmp_path / "nan.npy", "-o", tmp_path / "o", "--overwrite", code=1).stderr
+    assert (tmp_path / "o" / "cells.csv").read_bytes() == before
+    assert json.loads((tmp_path / "o" / "run.json").read_text())["tables"] == "of an earlier run"
 
 
 def test_bad_planes_are_named_before_the_run(sample, tmp_path):
@@ -221,6 +247,7 @@ def test_an_interrupt_stops_at_once_and_leaves_nothing_half_written(tmp_path):
     begin = time.monotonic()
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130, text
+    assert "interrupted" in text
     assert time.monotonic() - begin < 5
     assert "Traceback" not in text
     assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "interrupted"

@@ -16,6 +16,7 @@ from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
 from cytolith.cells.config import MEASURES, CellsConfig
 from cytolith.cells.images import Clock, Image, Setting, Workspace, dense_halo, image_dtypes, run_image_steps, triple
 from cytolith.engine.grid import Block
+from cytolith.kernels.components import Runs
 from cytolith.kernels.footprints import ball_offsets
 from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach
 from cytolith.kernels.measure import measure_balls, measure_shapes
@@ -193,10 +194,18 @@ def cells_of_block(
         maxima=maxima,
         maxima_keys=keys,
         shapes=shapes,
-        mask_voxels=0 if shapes is None else int(shapes.labels.size),
+        mask_voxels=0 if shapes is None else _masked_in(shapes.runs, trusted.inner),
         brightest=brightest,
         seconds=seconds,
     )
+
+
+def _masked_in(runs: Runs, part: Region) -> int:
+    """Voxels of a mask in a part of its image."""
+    lengths = np.clip(runs.stop, part[2].start, part[2].stop) - np.clip(runs.start, part[2].start, part[2].stop)
+    before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    rows = before[runs.row_start[1:]] - before[runs.row_start[:-1]]
+    return int(rows.reshape(runs.shape[:2])[part[:2]].sum())
 
 
 def _crop(image: Image, block: Block, trusted: Block, workspace: Workspace, name: str) -> Image:

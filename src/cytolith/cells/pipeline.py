@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cytolith.axes import Shape, VoxelSize, region_origin, region_shape
+from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.block import (
     BlockCells,
     Table,
@@ -27,12 +27,13 @@ from cytolith.cells.build import build_config
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.images import Image, Setting, Workspace, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
+from cytolith.cells.reader import Reader
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_defaults, with_noise
-from cytolith.cells.saves import Saves
+from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.engine.executors import make_executor
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
 from cytolith.engine.run import Listener, run_blocks
-from cytolith.errors import ConfigError, MemoryBudgetError, VolumeError
+from cytolith.errors import ConfigError, MemoryBudgetError
 from cytolith.io.flat_fields import read_flat_field
 from cytolith.io.volume import Volume, open_volume
 from cytolith.kernels.components import MaskTooLargeError
@@ -63,7 +64,7 @@ class CellsResult:
     thresholds: dict[str, float]
     """Thresholds in grey values."""
     mask_voxels: int
-    """Voxels above the shape threshold, those in halos counted for each block that reads them."""
+    """Voxels of the volume above the shape threshold."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time of each step, added up over workers; `run` is the time by the clock."""
     hints: list[str] = field(default_factory=list)
@@ -197,6 +198,8 @@ def prepare(
     memory = default_memory() if memory is None else memory
     volume.check()
     resolved = in_voxels(config, volume.voxel_size)
+    refuse_clashes(resolved, volume.name)
+    _refuse_large_footprint(resolved, volume)
     reader = Reader(volume, resolved)
     costs = Costs(block_halo(resolved, volume.voxel_size), bytes_per_voxel(resolved, volume.dtype), PROCESS_BYTES)
     plan = plan_blocks(volume.shape, costs, memory=memory, workers=workers, chunks=volume.chunks, core=block)
@@ -256,40 +259,14 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
     return replace(result, hints=_hints(result, prepared, setting.config, brightest))
 
 
-class Reader:
-    """Reads a block of the volume, and of the mask of the equalization, and refuses what cannot be computed on."""
-
-    def __init__(self, volume: Volume, config: CellsConfig) -> None:
-        self.volume = volume
-        step = config.equalization
-        self.mask = None
-        if step is not None and step.mask is not None:
-            self.mask = step.mask if isinstance(step.mask, Volume) else open_volume(step.mask)
-            if self.mask.shape != volume.shape:
-                raise ConfigError(
-                    f"equalization.mask {self.mask.name}: shape {self.mask.shape}, but the volume has {volume.shape}"
-                )
-            self.mask.check()
-
-    def read(self, block: Block, workspace: Workspace) -> tuple[Image, Image | None]:
-        """Voxels and mask of ``block.read``, in buffers of the workspace; NaN and infinity are refused."""
-        shape = region_shape(block.read)
-        image = self.volume.read(block.read, out=workspace.array("source", shape, self.volume.dtype))
-        if image.dtype.kind == "f":
-            _refuse_not_finite(image, block, self.volume.name)
-        mask = None
-        if self.mask is not None:
-            mask = self.mask.read(block.read, out=workspace.array("mask", shape, self.mask.dtype)) != 0
-        return image, mask
-
-
-def _refuse_not_finite(image: Image, block: Block, name: str) -> None:
-    for z, plane in enumerate(image):
-        if not np.isfinite(plane).all():
-            y, x = np.argwhere(~np.isfinite(plane))[0] + region_origin(block.read)[1:]
-            raise VolumeError(
-                f"{name}: plane {z + block.read[0].start} has a voxel that is no finite number (first at "
-                f"y {y}, x {x}): replace NaN and infinity, for example by 0"
+def _refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
+    step = config.background_correction
+    if step is None or step.shape is None:
+        return
+    for axis, length, extent in zip("yx", step.shape, volume.shape[1:], strict=True):
+        if length.value > max(1000, 2 * extent):
+            raise ConfigError(
+                f"background_correction.shape: {length.value:g} voxels along {axis}, but planes have only {extent}"
             )
 
 
@@ -384,15 +361,19 @@ def _hints(result: CellsResult, prepared: Prepared, config: CellsConfig, brighte
             "the voxel size is unknown: default lengths are voxels of about 6 x 1.6 x 1.6 um, and the table has no "
             "micrometres; add --voxel-size Z,Y,X"
         )
-    voxels = result.plan.voxels_read
+    voxels = math.prod(prepared.setting.shape)
     rows = len(result.table["z"])
     if config.maxima_detection is None:
         hints.append("maxima_detection is off: no cells were looked for")
     elif rows == 0:
         shown = ", ".join(f"{name} = {value:.6g}" for name, value in result.thresholds.items()) or "no threshold"
         hints.append(
-            f"no cells: nothing reached {shown}, while the largest value of the image they are applied to is "
-            f"{brightest:.6g}; lower --maxima-detection.threshold"
+            f"no cells: nothing reached {shown}; the largest value of the image they apply to is {brightest:.6g}: "
+            + (
+                "lower --maxima-detection.threshold or --shape-detection.threshold"
+                if brightest > 0
+                else "it is flat, or the footprint of the background correction is smaller than a cell"
+            )
         )
     if voxels and result.mask_voxels > MASK_SHARE * voxels:
         hints.append(

@@ -65,10 +65,12 @@ def in_voxels(config: CellsConfig, voxel_size: VoxelSize | None) -> CellsConfig:
             if isinstance(value, tuple) and value and isinstance(value[0], Length):
                 update[field] = _voxels(value, voxel_size, name, field)
         changed[name] = step.model_copy(update=update)
-    if config.illumination_correction is not None and config.illumination_correction.flatfield is None:
-        changed["illumination_correction"] = None
-    if config.dog_filter is not None and config.dog_filter.shape is None:
-        changed["dog_filter"] = None
+    for name, needed in (("illumination_correction", "flatfield"), ("dog_filter", "shape")):
+        step = getattr(config, name)
+        if step is not None and getattr(step, needed) is None:
+            if step != type(step)():
+                raise ConfigError(f"{name}: without a {needed} the step does nothing; give {name}.{needed}, or none")
+            changed[name] = None
     return config.model_copy(update=changed)
 
 
@@ -83,7 +85,8 @@ def _voxels(lengths: tuple[Length, ...], voxel_size: VoxelSize | None, name: str
             if length.unit == "um":
                 odd = (name, field) in _ODD
                 value = 2 * round((value - 1) / 2) + 1 if odd else round(value)
-                value = max(value, 1)
+                # a window of one plane would give a maximum in every plane of a cell
+                value = max(value, 3 if name == "maxima_detection" else 1)
             elif value != int(value) or value < 1:
                 raise ConfigError(f"{name}.{field}: {length} voxels: give whole voxels, at least 1")
         result.append(Length(float(value)))

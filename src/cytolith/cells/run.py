@@ -69,7 +69,7 @@ def run_cells(
     prepared = prepare(volume, config, workers=workers, memory=memory, block=block)
     run_keys = {"input": str(source), "voxel_size": volume.voxel_size, **options}
     text = to_toml(prepared.config, run_keys)
-    _claim(output, overwrite=overwrite)
+    _claim(output, source, overwrite=overwrite)
     handler = _log_to(output / "run.log")
     started = datetime.datetime.now(datetime.UTC)
     record: dict[str, Any] = {
@@ -93,10 +93,14 @@ def run_cells(
         log.info("%d cells in %.1f s", len(result.table["z"]), result.seconds["run"])
     except KeyboardInterrupt:
         record["state"] = "interrupted"
+        if (output / "cells.parquet").exists():
+            record["tables"] = "of an earlier run"
         log.warning("interrupted")
         raise
     except Exception as error:
         record |= {"state": "failed", "error": str(error)}
+        if (output / "cells.parquet").exists():
+            record["tables"] = "of an earlier run"
         log.error("failed: %s", error)  # noqa: TRY400 - the log is for users; the command line shows the same line
         raise
     finally:
@@ -110,11 +114,15 @@ def run_cells(
     return result
 
 
-def _claim(output: Path, *, overwrite: bool) -> None:
-    """Make the folder, or make room in it; refuse before any work what would replace an earlier result.
+def _claim(output: Path, source: str | Path, *, overwrite: bool) -> None:
+    """Make the folder; refuse before any work what would replace an earlier result.
 
-    What a run that failed or was interrupted has left (its record and log) is no result and is replaced.
+    What a run that failed or was interrupted has left (its record and log) is no result and may be replaced. Earlier
+    tables
+    stay until the new ones are written.
     """
+    if output.resolve() == Path(source).resolve():
+        raise OutputError(f"{output}: is the input; give another folder for the results")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give a folder for the results")
     found = [name for name in FILES if (output / name).exists()]
@@ -125,15 +133,13 @@ def _claim(output: Path, *, overwrite: bool) -> None:
         )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name in found:
-            (output / name).unlink()
     except OSError as error:
         raise OutputError(f"{output}: cannot be used for the results: {error.strerror}") from None
 
 
 def _log_to(path: Path) -> logging.Handler:
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -19,6 +19,31 @@ from cytolith.io.sink import Sink, create_sink
 from cytolith.io.volume import Volume
 
 
+def refuse_clashes(config: CellsConfig, source: str) -> None:
+    """Refuse volumes to save that would replace each other or what the run reads.
+
+    Raises
+    ------
+    ConfigError
+        Names the step, the path and what it clashes with.
+    """
+    taken = {Path(source).resolve(): "the input"}
+    for name, step in config:
+        for field in ("flatfield", "background", "mask"):
+            value = getattr(step, field, None)
+            if isinstance(value, (str, Path)):
+                taken[Path(value).resolve()] = f"{name}.{field}"
+    for name, step in config:
+        save = getattr(step, "save", None)
+        if save is None:
+            continue
+        path = Path(save).resolve()
+        for other, what in taken.items():
+            if path == other or path in other.parents or (other in path.parents and other.suffix == ".zarr"):
+                raise ConfigError(f"{name}.save: {save} is {what} or lies in it; give another path")
+        taken[path] = f"what {name} saves"
+
+
 class Saves:
     """Volumes of all steps that save, as a context: they appear when it is left well, and nothing appears otherwise.
 
@@ -40,9 +65,6 @@ class Saves:
         self._paths = {
             name: step.save for name, step in config if step is not None and getattr(step, "save", None) is not None
         }
-        for name, path in self._paths.items():
-            if list(self._paths.values()).count(path) > 1:
-                raise ConfigError(f"{name}.save: another step saves to {path} too; give each its own")
 
     def __enter__(self) -> Self:
         try:

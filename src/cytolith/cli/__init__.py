@@ -1,6 +1,7 @@
 """The command line: thin functions around the public API; heavy imports wait until a command needs them."""
 
 import os
+import re
 import sys
 
 from cyclopts import App
@@ -13,6 +14,7 @@ app = App(
     help="Cells from 3-D image stacks of any size: found, outlined and measured.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 app.command("cytolith.cli.cells:cells", name="cells", help="Find, outline and measure the cells of a volume.")
 app.command("cytolith.cli.table:filter_table", name="filter", help="Keep the rows of a table of cells within limits.")
@@ -42,6 +44,8 @@ def main(tokens: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    # the library names its arguments as Python does: here they are flags
+    message = re.sub(r"\b(channel|timepoint|level|dataset)=", r"--\1 ", message)
     print(f"cytolith: {message}", file=sys.stderr)
     return code
 

@@ -87,10 +87,10 @@ class Console:
 
     def summary(self, result: CellsResult, output: Path) -> None:
         """Print how many cells there are, what should be known about them, and where they are."""
-        for hint in result.hints:
-            self._err.print(f"Note: {hint}.")
         if self._quiet:
             return
+        for hint in result.hints:
+            self._err.print(f"Note: {hint}.")
         voxels = self._total
         seconds = result.seconds["run"]
         print(f"{len(result.table['z']):,} cells in {seconds:.1f} s ({voxels / seconds / 1e6:,.0f} Mvoxel/s)")

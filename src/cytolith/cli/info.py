@@ -29,10 +29,15 @@ def info(
     dataset
         Path of the array inside a zarr group that is no OME-Zarr.
     """
+    from cytolith.errors import VolumeError
     from cytolith.io.volume import open_volume
     from cytolith.quantities import format_bytes
 
-    volume = open_volume(input, channel=channel, timepoint=timepoint, level=level, dataset=dataset)
+    try:
+        volume = open_volume(input, channel=channel, timepoint=timepoint, level=level, dataset=dataset)
+    except VolumeError:
+        # what there is to choose from is what this command tells: the first of several stands for all
+        volume = open_volume(input, channel=channel or 0, timepoint=timepoint or 0, level=level, dataset=dataset)
     for name, value in volume.describe().items():
         if name == "bytes" and isinstance(value, int):
             value = f"{format_bytes(value)} ({value:,} bytes)"

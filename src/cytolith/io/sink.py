@@ -79,7 +79,7 @@ def create_sink(
         )
     if path.exists():
         if not overwrite:
-            raise OutputError(f"{path} exists already; choose another path, or allow overwriting")
+            raise OutputError(f"{path} exists already; choose another path, or --overwrite (overwrite=True)")
         if path.is_dir() and (path.suffix == ".npy" or not is_node(path)):
             raise OutputError(f"{path} is a folder that is no zarr store, and is not overwritten; choose another path")
     kind: type[Sink] = NpySink if path.suffix == ".npy" else ZarrSink

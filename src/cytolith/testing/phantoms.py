@@ -398,7 +398,9 @@ def _clear_sample(planes: Path, table: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{planes}: holds {other[0]!r}, which is no plane of a sample; give another folder")
         if not overwrite and (present or table.exists()):
             holder = planes if present else table
-            raise OutputError(f"{holder}: exists; give another folder, or overwrite to replace the sample in it")
+            raise OutputError(
+                f"{holder}: exists; give another folder, or --overwrite (overwrite=True) to replace the sample in it"
+            )
         for path in [table, *present]:
             path.unlink(missing_ok=True)
     except OSError as error:
