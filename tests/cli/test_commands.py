@@ -292,8 +292,8 @@ def test_memory_stays_below_the_number_given(tmp_path, steps):
     command += ["--memory", "600MiB", "--workers", "2", "-q"]
     # a process takes over the peak of the one that starts it: a small one must stand between it and the test runner
     starter = (
-        "import os, subprocess, sys\nprocess = subprocess.Popen(sys.argv[1:])\n_, status, usage = os.wait4(process.pid, 0)\n"
-        "print(usage.ru_maxrss)\nsys.exit(os.waitstatus_to_exitcode(status))"
+        "import os, subprocess, sys\nprocess = subprocess.Popen(sys.argv[1:])\n"
+        "_, status, usage = os.wait4(process.pid, 0)\nprint(usage.ru_maxrss)\nsys.exit(os.waitstatus_to_exitcode(status))"
     )
     done = subprocess.run(
         [sys.executable, "-c", starter, *map(str, command)], capture_output=True, text=True, check=True, timeout=300
