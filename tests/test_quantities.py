@@ -49,8 +49,16 @@ def test_several_lengths_share_the_unit_at_the_end():
 
 @given(st.floats(0.001, 1e6), st.sampled_from(["voxel", "um"]))
 def test_a_length_printed_reads_back(value, unit):
-    length = Length(float(f"{value:g}"), unit)
+    length = Length(value, unit)
     assert parse_length(str(length)) == length
+
+
+def test_numbers_of_numpy_are_numbers():
+    import numpy as np
+
+    assert parse_lengths(np.array([7, 8, 9]), 3) == (Length(7), Length(8), Length(9))
+    assert parse_length(np.uint16(7)) == Length(7)
+    assert parse_threshold(np.float32(2.5)) == Threshold(2.5)
 
 
 def test_micrometres_need_a_voxel_size():

@@ -7,6 +7,7 @@ multiple of the noise of the image (``"9 mad"``). Nothing is ever guessed: a tex
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,15 @@ def _split(text: str, kind: str) -> tuple[float, str]:
     return float(found.group(1)), found.group(2).lower()
 
 
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+
+
+def _digits(value: float) -> str:
+    """All digits of a number, and no more."""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
 class Length(NamedTuple):
     """A length along one axis, in voxels or in micrometres."""
 
@@ -43,14 +53,14 @@ class Length(NamedTuple):
         return self.value / edge_um
 
     def __str__(self) -> str:
-        return f"{self.value:g} um" if self.unit == "um" else f"{self.value:g}"
+        return f"{_digits(self.value)} um" if self.unit == "um" else _digits(self.value)
 
 
 def parse_length(value: Any) -> Length:
     """Length from a number (voxels) or a text such as ``"8 um"``; ConfigError names what it cannot read."""
     if isinstance(value, Length):
         length = value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif _is_number(value):
         length = Length(float(value))
     elif isinstance(value, str):
         number, unit = _split(value, 'a length: give voxels (5) or micrometres ("8 um")')
@@ -72,6 +82,8 @@ def parse_lengths(value: Any, count: int) -> tuple[Length, ...]:
 
     ``"18, 8, 8 um"`` is three lengths in micrometres: a unit at the end holds for the numbers before it without one.
     """
+    if hasattr(value, "tolist"):  # NumPy arrays and numbers
+        value = value.tolist()
     if isinstance(value, str):
         parts: Sequence[Any] = value.strip().strip("()[]").split(",")
         last = _QUANTITY.match(parts[-1])
@@ -97,14 +109,14 @@ class Threshold(NamedTuple):
     unit: Literal["grey", "mad"] = "grey"
 
     def __str__(self) -> str:
-        return f"{self.value:g} mad" if self.unit == "mad" else repr(self.value)
+        return f"{_digits(self.value)} mad" if self.unit == "mad" else _digits(self.value)
 
 
 def parse_threshold(value: Any) -> Threshold:
     """Threshold from a number or a text such as ``"9 mad"``; ConfigError names what it cannot read."""
     if isinstance(value, Threshold):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if _is_number(value):
         threshold = Threshold(float(value))
     elif isinstance(value, str):
         number, unit = _split(value, 'a threshold: give a grey value (700) or a multiple of the noise ("9 mad")')

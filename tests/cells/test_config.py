@@ -66,6 +66,10 @@ def test_noise_scales_thresholds():
         ({"shape_detection": {"threshold": "5 kg"}}, "shape_detection.threshold: .*unknown unit 'kg'"),
         ({"dog_filter": {"sigma": 2}}, "dog_filter: without a shape"),
         ({"illumination_correction": {"background": 100}}, "without a flatfield"),
+        ({"dog_filter": {"shape": 5, "sigma": 0}}, "dog_filter.sigma: .*positive"),
+        ({"equalization": {"selem": "none"}}, "equalization.selem: .*give a length"),
+        ({"equalization": {"interpolate": [1]}}, "interpolate: .*1 \\(linear\\)"),
+        ({"intensity_detection": {"measure": 5}}, "measure: 5: give names"),
         ({"smoothing": "maybe"}, "smoothing: give none"),
         ({"intensity_detection": {"measure": "sorce"}}, "'sorce' .*did you mean 'source'"),
         ({"intensity_detection": {"measure": "source,source"}}, "given twice"),
@@ -126,6 +130,20 @@ def test_toml_reads_back_to_the_same_configuration(tmp_path_factory, given, size
     assert build_config(("", document)) == config
     assert run["input"] == 'a "quoted\\ path'
     assert run.get("voxel_size") == (None if size is None else list(size))
+
+
+def test_no_digit_is_lost():
+    config = build_config(
+        (
+            "",
+            {
+                "background_correction": {"shape": "16.123456789 um"},
+                "maxima_detection": {"threshold": "6.123456789 mad"},
+            },
+        )
+    )
+    assert build_config(("", config.model_dump())) == config
+    assert build_config(("", tomllib.loads(to_toml(config)))) == config
 
 
 def test_a_bad_file_is_named(tmp_path):

@@ -312,7 +312,7 @@ def test_a_mask_that_memory_does_not_hold_is_refused(phantom):
 
 
 def test_a_block_in_memory_is_the_pipeline_on_an_array(phantom):
-    same(detect_cells_block(phantom[0], voxel_size=VOXEL), detect_cells(phantom[0], voxel_size=VOXEL, workers=2))
+    same(detect_cells_block(phantom[0], voxel_size=VOXEL), detect_cells(phantom[0], voxel_size=VOXEL, workers=1))
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "npy"])
@@ -350,6 +350,35 @@ def test_saved_steps_hold_what_the_table_says(phantom, tmp_path, suffix):
     at = tuple(np.rint([table[a] for a in "zyx"]).astype(int))
     assert (labels[at] == np.arange(1, len(table["z"]) + 1)).mean() > 0.99
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.{suffix}" for n in paths)
+
+
+def test_saved_labels_of_a_cell_across_a_seam_are_those_of_the_block_that_owns_it(tmp_path):
+    volume = np.zeros((3, 5, 80), np.uint16)
+    volume[1, 2, 15:46] = np.linspace(900, 100, 31)
+    found = []
+    for name, block in (("whole", volume.shape), ("cut", (3, 5, 40))):
+        path = str(tmp_path / f"{name}.npy")
+        steps = {
+            "background_correction": None,
+            "smoothing": None,
+            "maxima_detection": {"threshold": 200},
+            "shape_detection": {"threshold": 5, "save": path},
+            "intensity_detection": None,
+        }
+        table = detect_cells(volume, workers=1, block=block, **steps)
+        found.append((table, np.load(path)))
+    same(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert found[1][1].max() == 1
+
+
+def test_a_volume_without_noise_says_so():
+    volume = np.full((10, 40, 50), 10, np.uint8)
+    volume[::5, ::9, ::9] = 50
+    config = build_config(("", {"smoothing": None, "maxima_detection": {"h_max": "3 mad"}}))
+    result = execute(prepare(open_volume(volume), config))
+    assert result.noise == 0
+    assert any("noise is 0" in hint for hint in result.hints)
 
 
 def test_f1_on_annotated_brains_with_default_options(shared):

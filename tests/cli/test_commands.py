@@ -291,10 +291,13 @@ def test_memory_stays_below_the_number_given(tmp_path, steps):
     command = [sys.executable, "-m", "cytolith", "cells", tmp_path / "v.npy", "-o", tmp_path / "o", *steps]
     command += ["--memory", "600MiB", "--workers", "2", "-q"]
     # a process takes over the peak of the one that starts it: a small one must stand between it and the test runner
-    starter = (
-        "import os, subprocess, sys\nprocess = subprocess.Popen(sys.argv[1:])\n"
-        "_, status, usage = os.wait4(process.pid, 0)\nprint(usage.ru_maxrss)\nsys.exit(os.waitstatus_to_exitcode(status))"
-    )
+    starter = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
     done = subprocess.run(
         [sys.executable, "-c", starter, *map(str, command)], capture_output=True, text=True, check=True, timeout=300
     )

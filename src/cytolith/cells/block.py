@@ -44,6 +44,8 @@ class BlockCells:
     trusted: Block | None = None
     """The block with the part of its read region that `maxima` and `shapes` are over."""
     maxima: Maxima | None = None
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    """Which of `maxima` have a row in `table`."""
     maxima_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     shapes: Shapes | None = None
     mask_voxels: int = 0
@@ -193,6 +195,7 @@ def cells_of_block(
         trusted=trusted,
         maxima=maxima,
         maxima_keys=keys,
+        kept=keep,
         shapes=shapes,
         mask_voxels=0 if shapes is None else _masked_in(shapes.runs, trusted.inner),
         brightest=brightest,
@@ -283,15 +286,16 @@ def _owned(maxima: Maxima, centres: NDArray[np.float64], block: Block) -> NDArra
     might leave
     it to another. So every block with a part of it in the core gives a row, marked as truncated.
     """
-    owned = _inside(centres, block.core)
+    owned = inside_region(centres, block.core)
     for index in np.flatnonzero(maxima.open):
         voxels = maxima.voxels[maxima.starts[index] : maxima.starts[index + 1]]
         places = np.stack(np.unravel_index(voxels, maxima.shape), 1) + np.array(region_origin(block.read))
-        owned[index] = _inside(places.astype(np.float64), block.core).any()
+        owned[index] = inside_region(places, block.core).any()
     return owned
 
 
-def _inside(centres: NDArray[np.float64], core: Region) -> NDArray[np.bool_]:
+def inside_region(centres: NDArray[Any], core: Region) -> NDArray[np.bool_]:
+    """Whether each position (n, 3) lies in the half-open region."""
     inside = np.ones(len(centres), bool)
     for i, side in enumerate(core):
         inside &= (centres[:, i] >= side.start) & (centres[:, i] < side.stop)

@@ -162,10 +162,17 @@ class Equalization(Step):
     @field_validator("interpolate", mode="before")
     @classmethod
     def _order(cls, value: Any) -> Any:
-        orders = {"nearest": 0, "linear": 1, "0": 0, "1": 1, 0: 0, 1: 1}
-        if value not in orders:
+        orders = {"nearest": 0, "linear": 1, "0": 0, "1": 1}
+        if str(value) not in orders:
             raise ValueError(f"{value}: give 1 (linear) or 0 (nearest)")
-        return orders[value]
+        return orders[str(value)]
+
+    @field_validator("selem", "spacing")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("give a length, for example 5,200,200; to skip the step give none for it")
+        return value
 
     @field_validator("max_value")
     @classmethod
@@ -195,6 +202,13 @@ class DogFilter(Step):
     """Standard deviation (Z,Y,X) of the outer Gaussian. Default: full width at half maximum equal to the shape."""
     save: Text = None
     """Write the filtered volume to this .zarr or .npy."""
+
+    @field_validator("sigma", "sigma2")
+    @classmethod
+    def _wide(cls, value: Any) -> Any:
+        if value is not None and any(length.value <= 0 for length in value):
+            raise ValueError("must be positive")
+        return value
 
 
 class MaximaDetection(Step):
@@ -255,6 +269,8 @@ class IntensityDetection(Step):
     def _names(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [v.strip().replace("-", "_") for v in value.split(",") if v.strip()]
+        if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+            raise ValueError(f"{value!r}: give names of images: {', '.join(MEASURES)}")
         names = tuple(value)
         for name in names:
             if name not in MEASURES:

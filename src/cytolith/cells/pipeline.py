@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,12 @@ def default_workers() -> int:
 def default_memory() -> int:
     """Half of the machine's memory, in bytes."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 4 * 2**30
+        size = 8 * 2**30
+    limit = Path("/sys/fs/cgroup/memory.max")  # containers and batch systems allow less than the machine has
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return (min(size, int(text)) if text.isdigit() else size) // 2
 
 
 def detect_cells(
@@ -230,7 +234,14 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
             log.info("noise of the volume: %.6g", noise)
             setting = replace(setting, config=with_noise(setting.config, noise))
         with Saves(setting.config, reader.volume, plan, overwrite=overwrite) as saves:
-            results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener)
+            try:
+                results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener)
+            except Exception:
+                executor.shutdown(cancel_futures=True)  # no worker may write into what is discarded next
+                raise
+            except BaseException:
+                saves.stop()
+                raise
             table, keys = merge_tables(
                 [r.table for r in results],
                 [r.keys for r in results],
@@ -363,6 +374,11 @@ def _hints(result: CellsResult, prepared: Prepared, config: CellsConfig, brighte
         )
     voxels = math.prod(prepared.setting.shape)
     rows = len(result.table["z"])
+    if result.noise == 0:
+        hints.append(
+            "the noise is 0 (the volume is flat, or most of it has one grey value), so thresholds in mad are 0 too; "
+            "give grey values"
+        )
     if config.maxima_detection is None:
         hints.append("maxima_detection is off: no cells were looked for")
     elif rows == 0:

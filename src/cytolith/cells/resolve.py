@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cytolith.axes import VoxelSize
 from cytolith.cells.config import CellsConfig, Step
 from cytolith.errors import ConfigError
@@ -29,6 +31,7 @@ there."""
 _ODD = {("maxima_detection", "shape"), ("intensity_detection", "shape")}
 """Windows around a centre: micrometres are rounded to an odd number of voxels, so that they are symmetric."""
 
+_LEAST = float(np.finfo(np.float32).tiny)
 _REAL = {"sigma", "sigma2"}
 """Fields that need not be whole voxels."""
 
@@ -106,7 +109,8 @@ def with_noise(config: CellsConfig, noise: float) -> CellsConfig:
         if step is None:
             continue
         update = {
-            field: Threshold(value.value * noise)
+            # a height must be positive even where there is no noise: any step is high enough then
+            field: Threshold(max(value.value * noise, _LEAST) if field == "h_max" else value.value * noise)
             for field, value in step
             if isinstance(value, Threshold) and value.unit == "mad"
         }

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import region_shape
-from cytolith.cells.block import BlockCells
+from cytolith.axes import region_origin, region_shape
+from cytolith.cells.block import BlockCells, inside_region
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.images import image_dtypes
 from cytolith.engine.grid import Block, Plan
@@ -56,6 +56,8 @@ class Saves:
         self._volume = volume
         self._plan = plan
         self._overwrite = overwrite
+        self._stopped = False
+        self._beyond: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
         self._sinks: dict[str, Sink] = {}
         self._keys: Sink | None = None
         self._dtypes = image_dtypes(config, volume.dtype) | {
@@ -87,8 +89,14 @@ class Saves:
         if self._keys is not None:
             self._keys.discard()
 
+    def stop(self) -> None:
+        """Write nothing from now on: an interrupt has come, and workers are still busy."""
+        self._stopped = True
+
     def write(self, block: Block, cells: BlockCells) -> None:
         """Write what the core of a block has of each saved step."""
+        if self._stopped:
+            return
         for name, sink in self._sinks.items():
             if name in cells.images:
                 sink.write(block.core, np.ascontiguousarray(cells.images[name][block.inner]))
@@ -97,12 +105,19 @@ class Saves:
         inner = cells.trusted.inner
         if "maxima_detection" in self._sinks and cells.maxima is not None:
             marks = np.zeros(region_shape(cells.trusted.read), np.uint8)
-            marks.reshape(-1)[cells.maxima.voxels] = 1
+            known = np.repeat(cells.kept | ~cells.maxima.open, np.diff(cells.maxima.starts))
+            marks.reshape(-1)[cells.maxima.voxels[known]] = 1
             self._sinks["maxima_detection"].write(block.core, np.ascontiguousarray(marks[inner]))
         if self._keys is not None and cells.shapes is not None:
-            labels = cells.shapes.to_dense()[inner]
-            keys = np.concatenate([[0], cells.maxima_keys + 1]).astype(np.uint64)
-            self._keys.write(block.core, keys[labels])
+            labels = cells.shapes.to_dense()
+            # of a cell that another block owns, this one may see a part only: what it is not sure of is left out
+            keys = np.where(cells.kept | ~cells.shapes.open, cells.maxima_keys + 1, 0)
+            self._keys.write(block.core, np.concatenate([[0], keys]).astype(np.uint64)[labels[inner]])
+            # and what its own cells have beyond its core is kept until the end
+            labels[inner] = 0
+            beyond = np.flatnonzero(np.concatenate([[False], cells.kept])[labels])
+            places = np.stack(np.unravel_index(beyond, labels.shape), 1) + np.array(region_origin(cells.trusted.read))
+            self._beyond.append((places, (cells.maxima_keys[labels.reshape(-1)[beyond] - 1] + 1).astype(np.uint64)))
 
     def finish(self, keys: NDArray[np.int64]) -> None:
         """Write the labels: the number of each row of the table, counted from 1, given the keys of the rows."""
@@ -111,8 +126,12 @@ class Saves:
         order = np.argsort(keys)
         known = np.concatenate([[0], keys[order] + 1]).astype(np.uint64)
         rows = np.concatenate([[0], order + 1]).astype(np.uint32)
+        places = np.concatenate([np.empty((0, 3), np.int64), *(p for p, _ in self._beyond)])
+        theirs = np.concatenate([np.empty(0, np.uint64), *(k for _, k in self._beyond)])
         for block in self._plan.blocks:
             found = self._keys.read(block.core)
+            inside = inside_region(places, block.core)
+            found[tuple((places[inside] - np.array(region_origin(block.core))).T)] = theirs[inside]
             place = np.minimum(np.searchsorted(known, found), known.size - 1)
             # a key without a row belongs to a cell that was dropped: no label
             self._sinks["shape_detection"].write(block.core, np.where(known[place] == found, rows[place], np.uint32(0)))

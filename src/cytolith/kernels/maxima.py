@@ -219,8 +219,13 @@ def _extended_maxima(image: NDArray[Any], height: Any, lowest: Any, open_layers:
 
 
 def _margins(reach: NDArray[np.int64], open_layers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Voxels inside each face within which a maximum is unsure; 0 at the faces of the volume."""
-    return np.where(open_layers > 0, reach + open_layers - 1, 0)
+    """Voxels inside each face within which a maximum is unsure; 0 at the faces of the volume.
+
+    A wrong value in an unsure layer may unlist a voxel within reach of it, and with it change the plateau that a
+    neighbour
+    of that voxel belongs to: one layer more.
+    """
+    return np.where(open_layers > 0, reach + open_layers - 1 + (open_layers > 1), 0)
 
 
 def _keep_window_maxima(
