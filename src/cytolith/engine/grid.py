@@ -207,15 +207,18 @@ def _cuts(extent: int) -> list[int]:
 
 _DECODE = 0.4
 """Cost of reading and decoding a voxel against computing on it, for weighing cuts through storage chunks."""
+_TOUCH = 0.25
+"""Cost of the first touch of a voxel's fresh memory: once a worker, as it keeps its buffers from block to block."""
 
 
 def _time(shape: Shape, core: Shape, halo: Shape, workers: int, chunks: Shape | None) -> float:
-    """Voxels that the busiest worker reads and computes on, up to a common factor."""
+    """Work of all workers in voxels computed on, as if each did as much as the busiest."""
     read = [_read_extent(s, c, h, 1) for s, c, h in zip(shape, core, halo, strict=True)]
     stored = [_read_extent(s, c, h, k) for s, c, h, k in zip(shape, core, halo, chunks or (1, 1, 1), strict=True)]
     count = math.prod(math.ceil(s / c) for s, c in zip(shape, core, strict=True))
     idle = math.ceil(count / workers) * workers / count
-    return (math.prod(read) + _DECODE * math.prod(stored)) * idle
+    block = math.prod(min(c + 2 * h, s) for s, c, h in zip(shape, core, halo, strict=True))
+    return (math.prod(read) + _DECODE * math.prod(stored)) * idle + _TOUCH * min(workers, count) * block
 
 
 @functools.lru_cache(maxsize=4096)
