@@ -110,7 +110,7 @@ def test_discard_and_errors_leave_what_was_there(tmp_path, suffix):
 def test_overwriting_must_be_allowed(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     create_sink(path, (2, 3, 4), "uint8", (2, 3, 4)).close()
-    with pytest.raises(OutputError, match=rf"a\{suffix} exists already; choose another path, or allow overwriting"):
+    with pytest.raises(OutputError, match=rf"a\{suffix} exists already; choose another path, or --overwrite"):
         create_sink(path, SHAPE, "uint16", SHAPE)
     with create_sink(path, SHAPE, "uint16", SHAPE, overwrite=True) as sink:
         sink.write(full_region(SHAPE), VOLUME)
