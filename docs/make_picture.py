@@ -53,7 +53,7 @@ def main() -> None:
     axes[1].set_title(f"{shown.sum()} cells found: centres and outlines", fontsize=9)
     target = Path(__file__).parent / "images" / "cells.png"
     target.parent.mkdir(exist_ok=True)
-    figure.savefig(target, metadata={"Software": None})
+    figure.savefig(target, metadata={"Software": None}, bbox_inches="tight")
 
 
 if __name__ == "__main__":

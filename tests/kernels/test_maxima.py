@@ -366,3 +366,11 @@ def test_one_maximum_a_voxel_is_what_clearmap_finds(shared, key, source, window,
     expected = np.zeros(image.shape, bool)
     expected[tuple(recorded[key][:, ::-1].T)] = True
     np.testing.assert_array_equal(maxima.voxels, np.flatnonzero(expected))
+
+
+def test_a_plateau_that_a_wrong_rim_value_shortens_is_open():
+    """The rim hides voxel 1 of the plateau 1..3; what is left of it lies a layer further in and must be unsure too."""
+    block = np.array([[[9, 5, 5, 5, 0, 0]]], np.uint16)
+    maxima = detect_maxima(block, shape=3, threshold=1, open_margins=(0, 0, 0, 0, 2, 0))
+    assert maxima.open[maxima.values == 5].all()
+    assert (maxima.values == 5).any()
