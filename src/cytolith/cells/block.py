@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
 from cytolith.cells.config import MEASURES, CellsConfig
-from cytolith.cells.images import Clock, Image, Setting, Workspace, dense_halo, image_dtypes, run_image_steps, triple
+from cytolith.cells.images import Clock, Image, Setting, dense_halo, image_dtypes, run_image_steps, triple
 from cytolith.engine.grid import Block
+from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import Runs
 from cytolith.kernels.footprints import ball_offsets
 from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach

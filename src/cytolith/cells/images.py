@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, region_origin
 from cytolith.cells.config import IMAGE_STEPS, CellsConfig
 from cytolith.cells.resolve import real, whole
+from cytolith.engine.workspace import Workspace
 from cytolith.kernels.background import background_reach, remove_background
 from cytolith.kernels.equalization import equalize, equalize_reach
 from cytolith.kernels.gaussian import dog_filter, dog_reach, smooth, smooth_reach
@@ -24,22 +25,6 @@ Image: TypeAlias = NDArray[Any]
 
 TRUNCATE = 3.0
 """Radius of the smoothing in standard deviations: what is cut off is below 0.3 % of the weight."""
-
-
-class Workspace:
-    """Buffers of one worker, kept between blocks: the first touch of fresh memory costs more than a copy."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, NDArray[np.uint8]] = {}
-
-    def array(self, name: str, shape: Shape, dtype: DTypeLike) -> Image:
-        """Uninitialised C-contiguous array in the buffer of this name, which grows when it must."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            self._buffers.pop(name, None)  # free the old one first
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

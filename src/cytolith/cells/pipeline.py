@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +24,16 @@ from cytolith.cells.block import (
 )
 from cytolith.cells.build import build_config
 from cytolith.cells.config import CellsConfig
-from cytolith.cells.images import Image, Setting, Workspace, dense_halo, run_image_steps
+from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
 from cytolith.cells.reader import Reader
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_defaults, with_noise
 from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.engine.executors import make_executor
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
+from cytolith.engine.machine import default_memory, default_workers
 from cytolith.engine.run import Listener, run_blocks
+from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError, MemoryBudgetError
 from cytolith.io.flat_fields import read_flat_field
 from cytolith.io.volume import Volume, open_volume
@@ -70,22 +70,6 @@ class CellsResult:
     """Time of each step, added up over workers; `run` is the time by the clock."""
     hints: list[str] = field(default_factory=list)
     """What a user should know about this result, in words."""
-
-
-def default_workers() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_memory() -> int:
-    """Half of the machine's memory, in bytes."""
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        size = 8 * 2**30
-    limit = Path("/sys/fs/cgroup/memory.max")  # containers and batch systems allow less than the machine has
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return (min(size, int(text)) if text.isdigit() else size) // 2
 
 
 def detect_cells(

@@ -6,8 +6,9 @@ import numpy as np
 
 from cytolith.axes import region_origin, region_shape
 from cytolith.cells.config import CellsConfig
-from cytolith.cells.images import Image, Workspace
+from cytolith.cells.images import Image
 from cytolith.engine.grid import Block
+from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError, VolumeError
 from cytolith.io.volume import Volume, open_volume
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -72,6 +73,38 @@ def run_blocks(
             future.cancel()
     listener(Finished(time.monotonic() - begin))
     return in_order(results, plan.blocks)
+
+
+def iter_blocks(
+    task: Callable[[Block], R],
+    plan: Plan,
+    executor: Executor,
+    listener: Listener = lambda _: None,
+) -> Iterator[R]:
+    """Results of `task` on every block of the plan, one by one in the order of the blocks.
+
+    For results that are folded into something smaller as they come: two blocks more than there are workers are under
+    way or wait to be taken, so memory does not grow with the number of blocks. The first error cancels what has not
+    begun and is raised as it is.
+    """
+    begin = time.monotonic()
+    listener(Planned(plan))
+    running: deque[tuple[Block, Future[tuple[R, float]]]] = deque()
+    waiting = deque(plan.blocks)
+    try:
+        while waiting or running:
+            while waiting and len(running) < plan.workers + 2:
+                block = waiting.popleft()
+                running.append((block, executor.submit(_timed, task, block)))
+            block, future = running.popleft()
+            result, seconds = future.result()
+            del future  # it would hold the result
+            listener(BlockDone(block, None, seconds))
+            yield result
+    finally:
+        for _, future in running:
+            future.cancel()
+    listener(Finished(time.monotonic() - begin))
 
 
 def in_order(results: dict[int, R], blocks: Sequence[Block]) -> list[R]:

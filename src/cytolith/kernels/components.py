@@ -28,6 +28,15 @@ class MaskTooLargeError(ValueError):
         self.limit = limit
 
 
+class TooManyRunsError(ValueError):
+    """The mask has more runs than the caller allowed; `runs` says how many."""
+
+    def __init__(self, runs: int, limit: int) -> None:
+        super().__init__(f"image: {runs} runs of mask voxels, only {limit} are allowed")
+        self.runs = runs
+        self.limit = limit
+
+
 @dataclass(frozen=True, eq=False)
 class Runs:
     """A mask as runs of voxels along x, sorted by (z, y, x).
@@ -64,7 +73,9 @@ class Runs:
         return int(self.offset[-1])
 
 
-def mask_runs(image: ArrayLike, threshold: float | None, *, limit: int | None = None) -> Runs:
+def mask_runs(
+    image: ArrayLike, threshold: float | None, *, limit: int | None = None, most_runs: int | None = None
+) -> Runs:
     """Runs of the mask ``image > threshold``.
 
     Parameters
@@ -77,6 +88,8 @@ def mask_runs(image: ArrayLike, threshold: float | None, *, limit: int | None = 
         every voxel belongs to it. NaN never does.
     limit
         Largest number of mask voxels allowed. They are counted before anything of their size is allocated.
+    most_runs
+        Largest number of runs allowed, counted before as well.
 
     Returns
     -------
@@ -87,6 +100,8 @@ def mask_runs(image: ArrayLike, threshold: float | None, *, limit: int | None = 
     ------
     MaskTooLargeError
         When the mask holds more than `limit` voxels.
+    TooManyRunsError
+        When the mask has more than `most_runs` runs.
     ValueError
         When the image is not 3-D, its dtype is another one, or the threshold is NaN.
 
@@ -106,6 +121,8 @@ def mask_runs(image: ArrayLike, threshold: float | None, *, limit: int | None = 
     if limit is not None and n_voxels > limit:
         raise MaskTooLargeError(n_voxels, limit)
     n_runs = int(row_start[-1])
+    if most_runs is not None and n_runs > most_runs:
+        raise TooManyRunsError(n_runs, most_runs)
     start, stop = np.empty(n_runs, np.int32), np.empty(n_runs, np.int32)
     offset = np.empty(n_runs + 1, np.int64)
     ends = np.empty(X + 16, np.int32)

@@ -1,0 +1,144 @@
+"""Connected components of a volume of any size, slab by slab.
+
+Numbered passes::
+
+    pass 1   every slab: runs, components, their measures; slabs are joined where they touch, in order of z
+    between  one table of whole clusters, and for each slab which whole each of its components belongs to
+    pass 2   every slab again: the same runs and components, now with what became of them
+
+Nothing of the size of the volume is kept: a few planes while a slab is at work, the runs of one plane between slabs,
+and the measures of components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytolith.kernels.clusters import Face, face_of, join_faces, measure_components, merge_components
+from cytolith.kernels.components import Runs, connect_runs, mask_runs
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Components of a few whole planes.
+
+    Attributes
+    ----------
+    size, box, sums
+        Measures of each component; see :func:`cytolith.kernels.clusters.measure_components`.
+    first, last
+        Runs of the first and the last plane.
+    """
+
+    size: NDArray[np.int64]
+    box: NDArray[np.int32]
+    sums: NDArray[np.int64]
+    first: Face
+    last: Face
+
+
+@dataclass(frozen=True, eq=False)
+class SlabRuns:
+    """Runs of a slab and the component of each, numbered by their first voxels."""
+
+    runs: Runs
+    component: NDArray[np.int32]
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Connected clusters of a volume, in the order of their first voxels in (z, y, x).
+
+    Attributes
+    ----------
+    size
+        int64, (n,): voxels.
+    box
+        int32, (n, 6): z0, y0, x0, z1, y1, x1, half-open.
+    sums
+        int64, (n, 3): sums of z, y, x over the voxels.
+    """
+
+    size: NDArray[np.int64]
+    box: NDArray[np.int32]
+    sums: NDArray[np.int64]
+    _group: NDArray[np.int64]
+    _begin: list[int]
+
+    def of_slab(self, index: int) -> NDArray[np.int64]:
+        """Cluster of each component of a slab."""
+        return self._group[self._begin[index] : self._begin[index + 1]]
+
+
+def runs_of_slab(
+    image: NDArray[Any], connectivity: int = 26, *, level: float = 0, most_runs: int | None = None
+) -> SlabRuns:
+    """Runs and components of the mask ``image > level`` of a slab (Z, Y, X).
+
+    Raises
+    ------
+    TooManyRunsError
+        There are more than `most_runs`.
+    """
+    runs = mask_runs(image, level, most_runs=most_runs)
+    component, count = connect_runs(runs, connectivity)
+    return SlabRuns(runs, component, count)
+
+
+def label_slab(image: NDArray[Any], z: int, connectivity: int = 26, *, level: float = 0) -> Slab:
+    """Measured components of the mask ``image > level`` of a slab (Z, Y, X) that begins with plane `z`."""
+    return measure_slab(runs_of_slab(image, connectivity, level=level), z)
+
+
+def measure_slab(slab: SlabRuns, z: int) -> Slab:
+    """Measured components of a slab that begins with plane `z`."""
+    runs, component = slab.runs, slab.component
+    size, box, sums = measure_components(runs, component, slab.count, z)
+    return Slab(size, box, sums, face_of(runs, component, 0), face_of(runs, component, runs.shape[0] - 1))
+
+
+class Labelling:
+    """Joins slabs, added in order of z without gaps, into clusters of the whole volume."""
+
+    def __init__(self, connectivity: int = 26) -> None:
+        self._connectivity = connectivity
+        self._slabs: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]] = []
+        self._begin = [0]
+        self._parent = np.arange(1024, dtype=np.int64)
+        self._last: Face | None = None
+
+    @property
+    def components(self) -> int:
+        """Components of all slabs so far, before they were joined: what memory grows with."""
+        return self._begin[-1]
+
+    def add(self, slab: Slab) -> None:
+        """Add the next slab."""
+        begin = self._begin[-1]
+        end = begin + len(slab.size)
+        if end > len(self._parent):
+            grown = np.arange(max(end, 2 * len(self._parent)), dtype=np.int64)
+            grown[:begin] = self._parent[:begin]
+            self._parent = grown
+        if self._last is not None:
+            join_faces(self._last, slab.first, self._begin[-2], begin, self._connectivity, self._parent)
+        self._slabs.append((slab.size, slab.box, slab.sums))
+        self._begin.append(end)
+        self._last = slab.last
+
+    def finish(self) -> Clusters:
+        """Clusters of all slabs; nothing can be added after it."""
+        parent = self._parent[: self.components]
+        size, box, sums = (
+            np.concatenate([part[k] for part in self._slabs]) if self._slabs else np.empty((0, *tail), dtype)
+            for k, (tail, dtype) in enumerate([((), np.int64), ((6,), np.int32), ((3,), np.int64)])
+        )
+        self._slabs.clear()
+        count = merge_components(parent, size, box, sums)
+        # resized in place: what the joined components took is given back
+        return Clusters(size[:count].copy(), box[:count].copy(), sums[:count].copy(), parent, self._begin)

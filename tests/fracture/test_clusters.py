@@ -1,0 +1,166 @@
+"""Clusters of whole volumes, whatever the blocks, against SciPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
+from cytolith.fracture.clusters import by_size, cluster_table, keep_largest, label_clusters, make_passes, table_columns
+from cytolith.fracture.labelling import Labelling, label_slab
+from cytolith.io.volume import open_volume
+
+STRUCTURE = {
+    6: ndimage.generate_binary_structure(3, 1),
+    18: ndimage.generate_binary_structure(3, 2),
+    26: np.ones((3,) * 3),
+}
+
+
+def oracle(mask, connectivity=26):
+    """Labels by SciPy, renumbered by size, then by first voxel."""
+    labels, n = ndimage.label(mask, STRUCTURE[connectivity])
+    size = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+    order = np.argsort(-size, kind="stable")
+    ids = np.zeros(n + 1, np.int32)
+    ids[order + 1] = np.arange(1, n + 1)
+    return ids[labels], size[order]
+
+
+def assert_table(table, labels):
+    n = labels.max()
+    assert table["id"].tolist() == list(range(1, n + 1))
+    assert table["size"].tolist() == np.bincount(labels.ravel(), minlength=n + 1)[1:].tolist()
+    boxes = [[*(s.start for s in b), *(s.stop for s in b)] for b in ndimage.find_objects(labels)]
+    assert table["box"].tolist() == boxes
+    centroid = ndimage.center_of_mass(np.ones(labels.shape), labels, np.arange(1, n + 1))
+    np.testing.assert_allclose(table["centroid"], np.reshape(centroid, (n, 3)), rtol=1e-12)
+
+
+@st.composite
+def masks(draw):
+    shape = draw(st.tuples(*[st.integers(1, 11)] * 3))
+    share = draw(st.sampled_from([0, 0.02, 0.1, 0.3, 0.6, 1]))
+    return np.random.default_rng(draw(st.integers(0, 2**31))).random(shape) < share
+
+
+@settings(max_examples=150)
+@given(masks(), st.sampled_from([6, 18, 26]), st.integers(1, 11), st.integers(1, 3), st.integers(1, 3))
+def test_any_plan_gives_the_labels_of_the_whole(mask, connectivity, planes, slab_planes, workers):
+    expected, _ = oracle(mask, connectivity)
+    passes = make_passes(mask, connectivity, None, False, workers, None, planes=planes)
+    object.__setattr__(passes.slabs, "slab_planes", slab_planes)
+    with passes.executor:
+        clusters = passes.find()
+        table = cluster_table(clusters, by_size(clusters))
+    assert_table(table, expected)
+    one, labels = label_clusters(mask, connectivity=connectivity, labels=True)
+    for name, column in table.items():
+        assert column.tobytes() == one[name].tobytes()
+    np.testing.assert_array_equal(labels, expected)
+
+
+@given(masks(), st.integers(1, 5))
+def test_keep_largest(mask, n):
+    labels, _ = oracle(mask)
+    np.testing.assert_array_equal(keep_largest(mask, n), np.where((labels > 0) & (labels <= n), 255, 0))
+
+
+def test_ties_go_to_the_cluster_that_comes_first():
+    mask = np.zeros((3, 5, 7), np.uint8)
+    mask[2, 0, 0] = mask[0, 4, 6] = mask[1, 2, 3] = 1  # none touches another
+    for n, kept in ((1, [(0, 4, 6)]), (2, [(0, 4, 6), (1, 2, 3)])):
+        assert np.argwhere(keep_largest(mask, n)).tolist() == [list(voxel) for voxel in kept]
+
+
+def test_a_spiral_through_every_slab_is_one_cluster():
+    mask = np.zeros((9, 9, 11), np.uint8)
+    mask[:, 0, 0] = mask[8, :, 0] = mask[:, 8, 0] = mask[0, 8, :] = mask[:, 8, 10] = mask[8, 4:, 10] = 1
+    mask[:, 4, 10] = 1
+    mask[4, 4, 5] = 1
+    labelling = Labelling()
+    for z in range(9):
+        labelling.add(label_slab(mask[z : z + 1], z))
+    clusters = labelling.finish()
+    assert clusters.size.tolist() == [int(mask.sum()) - 1, 1]
+    assert clusters.box.tolist() == [[0, 0, 0, 9, 9, 11], [4, 4, 5, 5, 5, 6]]
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("threshold", [None, 0, 1, 2.5, 300])
+def test_what_is_fracture(dtype, threshold):
+    signed = np.dtype(dtype).kind in "if"
+    values = np.array([[[0, 1, 5, 0, -3 if signed else 3, 0, 2]]]).astype(dtype)
+    fracture = values != 0 if threshold is None else values > threshold
+    for invert in (False, True):
+        expected, _ = oracle(fracture != invert)
+        _, labels = label_clusters(values, threshold=threshold, invert=invert, labels=True)
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_not_a_number_names_the_plane():
+    values = np.zeros((5, 4, 3), np.float32)
+    values[3, 2, 1] = np.nan
+    with pytest.raises(VolumeError, match="plane 3 .* y 2, x 1"):
+        label_clusters(values, workers=1)
+
+
+def test_labels_and_kept_volumes_on_disk(tmp_path):
+    mask = np.random.default_rng(3).random((7, 8, 9)) < 0.1
+    labels, _ = oracle(mask)
+    table, path = label_clusters(mask, labels=tmp_path / "labels.npy")
+    np.testing.assert_array_equal(np.load(path), labels)
+    assert len(table["id"]) == labels.max()
+    path = keep_largest(open_volume(mask, (3, 2, 1)), 2, output=tmp_path / "kept.zarr")
+    kept = open_volume(path)
+    assert kept.voxel_size == (3, 2, 1)
+    np.testing.assert_array_equal(kept.read((slice(0, 7), slice(0, 8), slice(0, 9))), np.isin(labels, (1, 2)) * 255)
+    with pytest.raises(OutputError, match="exists already"):
+        keep_largest(mask, output=path)
+
+
+def test_wrong_parameters():
+    mask = np.ones((2, 2, 2), np.uint8)
+    for n in (0, -1, 1.5, True):
+        with pytest.raises(ConfigError, match=f"n {n}: give a whole number"):
+            keep_largest(mask, n)
+    with pytest.raises(ConfigError, match="connectivity 8"):
+        label_clusters(mask, connectivity=8)
+    with pytest.raises(ConfigError, match="--workers 0"):
+        label_clusters(mask, workers=0)
+
+
+def test_more_clusters_than_memory_holds_is_refused_with_an_estimate():
+    mask = np.zeros((60, 128, 128), np.uint8)
+    mask[::2, ::2, ::2] = 1
+    passes = make_passes(mask, 26, None, False, 1, None, planes=6)
+    object.__setattr__(passes.slabs, "room", 10_000_000)
+    with passes.executor, pytest.raises(MemoryBudgetError, match=r"about 122,880 in all would need .* --memory"):
+        passes.find()
+    object.__setattr__(passes.slabs, "most_runs", 1000)
+    with pytest.raises(MemoryBudgetError, match=r"planes 0 to \d+ have 12,288 runs"):
+        list(passes._slabs_of(passes.slabs.plan.blocks[0]))
+    with pytest.raises(
+        MemoryBudgetError, match=r"does not hold a plane of 128 x 128 voxels: give at least --memory \d+MiB"
+    ):
+        label_clusters(mask, memory=1000)
+
+
+def test_columns_of_the_table():
+    mask = np.zeros((3, 4, 5), np.uint8)
+    mask[:, 1, 2] = 1
+    mask[2, 3, :] = 1
+    mask[0, 3, 4] = 1
+    columns = table_columns(label_clusters(mask), mask.shape, (10, 2, 1), kept=1)
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        "id": [1, 2, 3],
+        "voxels": [5, 3, 1],
+        "share": [5 / 9, 3 / 9, 1 / 9],
+        "kept": [True, False, False],
+        "z0": [2, 0, 0], "y0": [3, 1, 3], "x0": [0, 2, 4],
+        "z1": [3, 3, 1], "y1": [4, 2, 4], "x1": [5, 3, 5],
+        "z": [2, 1, 0], "y": [3, 1, 3], "x": [2, 2, 4],
+        "z_um": [20, 10, 0], "y_um": [6, 2, 6], "x_um": [2, 2, 4],
+        "spans_z": [False, True, False], "spans_y": [False] * 3, "spans_x": [True, False, False],
+    }  # fmt: skip
