@@ -4,11 +4,14 @@ BIN := .venv/bin
 
 .PHONY: demo test lint check bench picture constraints clean
 
-demo: .venv/installed  ## install, write a sample volume, find its cells, score them against the truth
+demo: .venv/installed  ## install, write sample volumes, find the cells and score them against the truth, map the fracture
 	$(BIN)/cytolith sample cells demo/sample --overwrite
 	$(BIN)/cytolith cells demo/sample/planes -o demo/cells --voxel-size 6,1.62,1.62 --overwrite
 	$(BIN)/cytolith score demo/cells/cells.parquet demo/sample/truth.csv
 	@echo "The table of cells is demo/cells/cells.csv (and cells.parquet)."
+	$(BIN)/cytolith sample fracture demo/rock --overwrite
+	$(BIN)/cytolith fracture demo/rock/fracture.tif -o demo/fracture -n 1 --force
+	@echo "The maps of the fracture are in demo/fracture; fracture-aperture-map.png is a picture of one."
 
 test: .venv/installed-test  ## install and pass the tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal

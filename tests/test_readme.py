@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cytolith.testing.fracture_phantom import write_fracture_sample
 from cytolith.testing.phantoms import write_sample
 
 README = Path(__file__).parents[1] / "README.md"
@@ -17,6 +18,8 @@ README = Path(__file__).parents[1] / "README.md"
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     write_sample(folder, (24, 120, 130), 2)
+    write_fracture_sample(folder / "rock", (40, 50, 60), 1)
+    (folder / "rock" / "fracture.tif").rename(folder / "fracture.tif")
     return folder
 
 
@@ -36,6 +39,10 @@ def test_shell_commands(folder):
     assert (folder / "kept.csv").exists()
     assert (folder / "smoothed.zarr").is_dir()
     assert "F1" in done.stdout
+    described = re.findall(r"^\| `(fracture-[\w.-]+|clusters.csv|summary.json)`", README.read_text(), re.MULTILINE)
+    assert len(described) == 5
+    assert all((folder / "ROCK" / name).exists() for name in described)
+    assert (folder / "coloured" / "fracture-processed-clusters.zarr").is_dir()
 
 
 def test_python(folder, monkeypatch):
@@ -46,6 +53,8 @@ def test_python(folder, monkeypatch):
     assert 0 < len(names["large"]["z"]) <= len(names["table"]["z"])
     assert names["labels"].shape == (10, 100, 100)
     assert names["labels"].max() == len(names["maxima"]) > 0
+    assert names["aperture"].sum() * 255 == names["kept"].sum()
+    assert (names["kept"] > 0).sum() == names["table"]["size"][0]
 
 
 def test_make_targets_exist():

@@ -1,7 +1,8 @@
-"""cytolith: cells from 3-D image stacks of any size, found, outlined and measured.
+"""cytolith: tables and maps from 3-D image stacks of any size.
 
-The pipeline is :func:`detect_cells`; every step of it is a function on arrays. Arrays and all triples are in the order
-(z, y, x). Names are imported when they are first used, so that ``import cytolith`` costs nothing.
+Two pipelines on one core: :func:`detect_cells` finds, outlines and measures cells; :func:`fracture_maps` and
+:func:`run_fracture` map the fracture of a rock. Every step is a function on arrays. Arrays and all triples are in the
+order (z, y, x). Names are imported when they are first used, so that ``import cytolith`` costs nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
         OutputError,
         VolumeError,
     )
+    from cytolith.fracture.clusters import keep_largest, label_clusters
+    from cytolith.fracture.config import FractureConfig
+    from cytolith.fracture.graph import (
+        generate_adjacency_matrix,
+        generate_index_map,
+        generate_node_connectivity_array,
+        remove_isolated_clusters,
+    )
+    from cytolith.fracture.maps import OffsetSettings, filter_offsets
+    from cytolith.fracture.pipeline import fracture_maps, run_fracture
     from cytolith.io.volume import Volume, open_volume
     from cytolith.kernels.background import opening, remove_background
     from cytolith.kernels.equalization import equalize
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     )
     from cytolith.kernels.maxima import detect_maxima
     from cytolith.kernels.measure import find_intensity, find_size
+    from cytolith.kernels.patching import patch_map
     from cytolith.kernels.percentile import local_percentile
     from cytolith.kernels.watershed import detect_shape
 
@@ -39,6 +51,16 @@ _HOMES = {
     "cytolith.cells.pipeline": ("detect_cells", "detect_cells_block"),
     "cytolith.cells.select": ("filter_cells",),
     "cytolith.errors": ("ConfigError", "CytolithError", "MemoryBudgetError", "OutputError", "VolumeError"),
+    "cytolith.fracture.clusters": ("keep_largest", "label_clusters"),
+    "cytolith.fracture.config": ("FractureConfig",),
+    "cytolith.fracture.graph": (
+        "generate_adjacency_matrix",
+        "generate_index_map",
+        "generate_node_connectivity_array",
+        "remove_isolated_clusters",
+    ),
+    "cytolith.fracture.maps": ("OffsetSettings", "filter_offsets"),
+    "cytolith.fracture.pipeline": ("fracture_maps", "run_fracture"),
     "cytolith.io.volume": ("Volume", "open_volume"),
     "cytolith.kernels.background": ("opening", "remove_background"),
     "cytolith.kernels.equalization": ("equalize",),
@@ -50,6 +72,7 @@ _HOMES = {
     ),
     "cytolith.kernels.maxima": ("detect_maxima",),
     "cytolith.kernels.measure": ("find_intensity", "find_size"),
+    "cytolith.kernels.patching": ("patch_map",),
     "cytolith.kernels.percentile": ("local_percentile",),
     "cytolith.kernels.watershed": ("detect_shape",),
 }
@@ -58,7 +81,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "ConfigError",
     "CytolithError",
+    "FractureConfig",
     "MemoryBudgetError",
+    "OffsetSettings",
     "OutputError",
     "Volume",
     "VolumeError",
@@ -71,14 +96,24 @@ __all__ = [
     "dog_filter",
     "equalize",
     "filter_cells",
+    "filter_offsets",
     "find_intensity",
     "find_size",
     "flatfield_from_line",
     "flatfield_line_from_regression",
+    "fracture_maps",
+    "generate_adjacency_matrix",
+    "generate_index_map",
+    "generate_node_connectivity_array",
+    "keep_largest",
+    "label_clusters",
     "local_percentile",
     "open_volume",
     "opening",
+    "patch_map",
     "remove_background",
+    "remove_isolated_clusters",
+    "run_fracture",
     "smooth",
 ]
 

@@ -41,6 +41,7 @@ ONLY_IN = {
     "zarr": {"io"},
     "h5py": {"io"},
     "pyarrow": {"io"},
+    "PIL": {"io"},
     "numba": {"kernels"},
     "cyclopts": {"cli"},
     "rich": {"cli"},

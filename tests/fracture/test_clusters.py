@@ -102,7 +102,7 @@ def test_what_is_fracture(dtype, threshold):
 def test_not_a_number_names_the_plane():
     values = np.zeros((5, 4, 3), np.float32)
     values[3, 2, 1] = np.nan
-    with pytest.raises(VolumeError, match="plane 3 .* y 2, x 1"):
+    with pytest.raises(VolumeError, match=r"plane 3 .* y 2, x 1"):
         label_clusters(values, workers=1)
 
 

@@ -30,7 +30,7 @@ def stored(path):
     return volume.read(full_region(volume.shape))
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 @pytest.mark.parametrize("block", [(70, 90, 110), (10, 40, 110), (32, 40, 64), (33, 37, 41), (7, 90, 31)])
 def test_disjoint_blocks_from_many_threads_lose_nothing(tmp_path, suffix, block):
     path = tmp_path / f"a{suffix}"
@@ -78,7 +78,7 @@ def test_zarr_without_voxel_size_claims_none(tmp_path):
     assert open_volume(tmp_path / "a.zarr").voxel_size is None
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_nothing_is_at_the_path_before_it_is_whole(tmp_path, suffix):
     path = tmp_path / "new" / f"a{suffix}"
     sink = create_sink(path, SHAPE, "uint16", SHAPE)
@@ -92,7 +92,7 @@ def test_nothing_is_at_the_path_before_it_is_whole(tmp_path, suffix):
         sink.write(full_region(SHAPE), VOLUME)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_discard_and_errors_leave_what_was_there(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     with create_sink(path, SHAPE, "uint16", SHAPE) as sink:
@@ -106,7 +106,7 @@ def test_discard_and_errors_leave_what_was_there(tmp_path, suffix):
     assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_overwriting_must_be_allowed(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     create_sink(path, (2, 3, 4), "uint8", (2, 3, 4)).close()
@@ -118,7 +118,7 @@ def test_overwriting_must_be_allowed(tmp_path, suffix):
     assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_folders_of_other_things_are_never_overwritten(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.mkdir()
@@ -128,7 +128,7 @@ def test_folders_of_other_things_are_never_overwritten(tmp_path, suffix):
     assert (path / "thesis.txt").exists()
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_what_a_killed_run_left_is_replaced(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     create_sink(path, (2, 3, 4), "uint8", (2, 3, 4)).write(full_region((2, 3, 4)), np.ones((2, 3, 4), "uint8"))
@@ -137,9 +137,9 @@ def test_what_a_killed_run_left_is_replaced(tmp_path, suffix):
     np.testing.assert_array_equal(stored(path), VOLUME)
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a", "a.NPY.gz"])
+@pytest.mark.parametrize("name", ["a.png", "a", "a.NPY.gz"])
 def test_other_endings(tmp_path, name):
-    with pytest.raises(OutputError, match=r"a volume is written as \.npy or \.zarr"):
+    with pytest.raises(OutputError, match=r"a volume is written as \.npy, \.tif, \.tiff or \.zarr"):
         create_sink(tmp_path / name, SHAPE, "uint16", SHAPE)
 
 
@@ -183,7 +183,7 @@ def test_chunks_divide_blocks_where_that_is_sensible(block, shape, chunks):
     assert chunk_shape(block, shape) == chunks
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])
 def test_what_was_written_can_be_read_back_before_the_end(tmp_path, suffix):
     with create_sink(tmp_path / f"a{suffix}", SHAPE, "uint16", (32, 40, 64)) as sink:
         for region in grid(SHAPE, (32, 40, 64)):

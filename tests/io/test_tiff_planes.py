@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cytolith.axes import full_region
 from cytolith.errors import VolumeError
@@ -175,10 +176,139 @@ def test_planes_of_12_bits(tmp_path):
     np.testing.assert_array_equal(volume.read((slice(0, 2), slice(3, 20), slice(5, 31))), planes[:, 3:, 5:])
 
 
-def test_min_is_white_is_read_as_stored(tmp_path):
-    volume = noise("uint8")
-    tifffile.imwrite(tmp_path / "a.tif", volume, photometric="miniswhite")
-    np.testing.assert_array_equal(open_volume(tmp_path / "a.tif").read(full_region(SHAPE)), volume)
+def displayed(stored):
+    """What miniswhite means, without bit tricks: the order of values turned around within the range of the dtype."""
+    if stored.dtype == bool:
+        return (1 - stored.astype(int)).astype("uint8")
+    limits = np.iinfo(stored.dtype)
+    return (int(limits.max) + int(limits.min) - stored.astype(int)).astype(stored.dtype)
+
+
+@pytest.mark.parametrize("storage", sorted(STORAGES))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "bool"])
+@pytest.mark.parametrize("one_file", [True, False])
+def test_min_is_white_is_read_as_displayed(tmp_path, storage, dtype, one_file):
+    stored = noise("uint8") > 100 if dtype == "bool" else noise(dtype)
+    options = dict(STORAGES[storage])
+    if dtype == "bool":
+        options.pop("predictor", None)
+    for z, plane in enumerate(stored):
+        tifffile.imwrite(tmp_path / f"p{z}.tif", plane, photometric="miniswhite", **options)
+    tifffile.imwrite(tmp_path / "all.bin", stored, photometric="miniswhite", **options)
+    volume = open_volume(tmp_path / "all.bin" if one_file else tmp_path)
+    volume.check()
+    expected = displayed(stored)
+    assert volume.dtype == expected.dtype
+    for region in (
+        full_region(SHAPE),
+        (slice(1, 3), slice(20, 60), slice(5, 49)),
+        (slice(0, 1), slice(3, 9), slice(0, 53)),
+    ):
+        np.testing.assert_array_equal(volume.read(region), expected[region])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume)).read(region), expected[region])
+    assert volume.describe()["display"] == "miniswhite, read as displayed"
+
+
+@pytest.mark.parametrize("compression", [None, "packbits", "tiff_adobe_deflate", "tiff_ccitt", "group3", "group4"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("one_file", [True, False])
+def test_bilevel_tiff_of_another_library(tmp_path, compression, photometric, one_file):
+    stored = noise("uint8") > 100
+    images = [Image.fromarray(plane) for plane in stored]
+    for z, image in enumerate(images):
+        image.save(tmp_path / f"p{z}.tif", compression=compression)
+    images[0].save(tmp_path / "all.bin", "TIFF", save_all=True, append_images=images[1:], compression=compression)
+    for path in tmp_path.iterdir():
+        with tifffile.TiffFile(path, mode="r+") as tif:
+            for page in tif.pages:
+                page.aspage().tags["PhotometricInterpretation"].overwrite(photometric)
+    volume = open_volume(tmp_path / "all.bin" if one_file else tmp_path)
+    volume.check()
+    with Image.open(tmp_path / "all.bin") as read_again:
+        expected = []
+        for z in range(3):
+            read_again.seek(z)
+            expected.append(np.array(read_again))
+    assert volume.dtype == "uint8"
+    np.testing.assert_array_equal(volume.read(full_region(SHAPE)), expected)
+    np.testing.assert_array_equal(expected, stored if photometric else ~stored)
+
+
+def test_min_is_white_of_fewer_bits_than_the_dtype(tmp_path):
+    packed = np.random.default_rng(2).integers(0, 256, (2, 20, 9), "uint8")
+    for z, plane in enumerate(packed):
+        path = tmp_path / f"p{z}.tif"
+        tifffile.imwrite(path, plane, metadata=None, photometric="miniswhite")
+        with tifffile.TiffFile(path, mode="r+") as tif:
+            tif.pages[0].tags["ImageWidth"].overwrite(17)
+            tif.pages[0].tags["BitsPerSample"].overwrite(4)
+    stored = np.stack([packed >> 4, packed & 15], axis=-1).reshape(2, 20, 18)[..., :17]
+    np.testing.assert_array_equal(open_volume(tmp_path).read((slice(0, 2), slice(0, 20), slice(0, 17))), 15 - stored)
+
+
+def test_min_is_white_is_said_once_a_volume(tmp_path, caplog):
+    caplog.set_level("INFO", "cytolith")
+    tifffile.imwrite(tmp_path / "a.tif", noise("uint8"), photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "b.tif", noise("uint8"), photometric="minisblack")
+    volume, other = open_volume(tmp_path / "a.tif"), open_volume(tmp_path / "b.tif")
+    for each in (volume, other):
+        each.check()
+        each.read(full_region(SHAPE))
+    said = f"{tmp_path / 'a.tif'}: white is stored as 0 (miniswhite); voxels are read as displayed, inverted"
+    assert [record.message for record in caplog.records] == [said]
+    assert "display" not in other.describe()
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_min_is_white_of_floating_point_is_refused(tmp_path, one_file):
+    tifffile.imwrite(tmp_path / "a.tif", noise("float32"), photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "p0.tif", noise("float32")[0], photometric="miniswhite")
+    with pytest.raises(
+        VolumeError, match=r"\.tif, page 0 holds float32 voxels with white as 0 .*, save it as minisblack"
+    ):
+        open_volume(tmp_path / "a.tif" if one_file else [tmp_path / "p0.tif"])
+
+
+@pytest.mark.parametrize("compression", [None, "group4"])
+def test_without_a_photometric_tag_only_fax_is_white_at_0(tmp_path, compression):
+    """As libtiff and the viewers built on it take such files; black on white is what a fax is."""
+    stored = noise("uint8")[0] > 100
+    for z in range(2):
+        Image.fromarray(stored).save(tmp_path / f"p{z}.tif", compression=compression)
+        data = bytearray((tmp_path / f"p{z}.tif").read_bytes())
+        with tifffile.TiffFile(tmp_path / f"p{z}.tif") as tif:
+            tag = tif.pages[0].tags["PhotometricInterpretation"]
+        data[tag.offset : tag.offset + 2] = (263).to_bytes(2, "little")  # a tag of no consequence in its place
+        (tmp_path / f"p{z}.tif").write_bytes(data)
+    region = (slice(0, 2), slice(0, 75), slice(0, 53))
+    np.testing.assert_array_equal(open_volume(tmp_path).read(region), [stored if compression is None else ~stored] * 2)
+
+
+def test_planes_of_different_photometric_are_not_mixed(tmp_path):
+    for z, photometric in enumerate(("miniswhite", "miniswhite", "minisblack")):
+        tifffile.imwrite(tmp_path / f"p{z}.tif", noise("uint8")[0], photometric=photometric)
+    with pytest.raises(VolumeError, match=r"p2\.tif is 75 x 53 uint8, but .*p0\.tif is 75 x 53 uint8 miniswhite: all"):
+        open_volume(tmp_path).check()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for photometric in ("minisblack", "miniswhite"):
+            tif.write(noise("uint8")[0], metadata=None, contiguous=False, photometric=photometric)
+    with pytest.raises(
+        VolumeError, match="page 1 is 75 x 53 uint8 miniswhite, but page 0 is 75 x 53 uint8: all planes"
+    ):
+        open_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("one_file", [True, False])
+def test_palette_images_are_read_as_their_indices(tmp_path, one_file):
+    colours = np.random.default_rng(1).integers(0, 65536, (3, 256), "uint16")
+    labels = noise("uint8")
+    for z, plane in enumerate(labels):
+        tifffile.imwrite(tmp_path / f"p{z}.tif", plane, photometric="palette", colormap=colours)
+    tifffile.imwrite(tmp_path / "all.bin", labels, photometric="palette", colormap=colours)
+    volume = open_volume(tmp_path / "all.bin" if one_file else tmp_path)
+    volume.check()
+    np.testing.assert_array_equal(volume.read(full_region(SHAPE)), labels)
+    assert volume.describe()["display"] == "palette, read as indices"
 
 
 def test_jpeg_strips(tmp_path):

@@ -219,7 +219,7 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
             setting = replace(setting, config=with_noise(setting.config, noise))
         with Saves(setting.config, reader.volume, plan, overwrite=overwrite) as saves:
             try:
-                results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener)
+                results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener, "cells")
             except Exception:
                 executor.shutdown(cancel_futures=True)  # no worker may write into what is discarded next
                 raise

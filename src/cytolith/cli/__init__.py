@@ -9,14 +9,29 @@ from cyclopts import App
 from cytolith import __version__
 from cytolith.errors import ConfigError, CytolithError
 
+# Lazily imported commands: their text stands here, so that `cytolith --help` need not import them.
+_CELLS = """Find, outline and measure the cells of a volume.
+
+Writes cells.parquet and cells.csv (one row a cell), config.toml (runs again as it is), run.json and run.log into the
+output folder. Lengths are voxels (5) or micrometres ("8 um") in the order Z,Y,X, or one for all axes; thresholds are
+grey values (700) or multiples of the noise ("9 mad"). `none` skips a step: --smoothing none.
+"""
+_FRACTURE = """Clean a binary stack of a fractured rock and map its aperture and its offset.
+
+Writes into the output folder, NAME being the name of the input: NAME-processed.tif (with -n: what is kept, 0 and 255),
+NAME-aperture-map.txt and NAME-offset-map.txt (a row of numbers a plane) with a picture (.png) of each, clusters.csv and
+summary.json. A voxel is fracture where it is not 0.
+"""
+
 app = App(
     name="cytolith",
-    help="Cells from 3-D image stacks of any size: found, outlined and measured.",
+    help="Tables and maps from 3-D image stacks of any size: cells of a brain, the fracture of a rock.",
     version=__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-app.command("cytolith.cli.cells:cells", name="cells", help="Find, outline and measure the cells of a volume.")
+app.command("cytolith.cli.cells:cells", name="cells", help=_CELLS)
+app.command("cytolith.cli.fracture:fracture", name="fracture", help=_FRACTURE)
 app.command("cytolith.cli.table:filter_table", name="filter", help="Keep the rows of a table of cells within limits.")
 app.command("cytolith.cli.table:score", name="score", help="Compare a table of cells with annotated centres.")
 app.command("cytolith.cli.info:info", name="info", help="Show what a volume is: shape, type, voxel size, storage.")

@@ -39,10 +39,6 @@ def _cells(
 ) -> int:
     """Find, outline and measure the cells of a volume.
 
-    Writes cells.parquet and cells.csv (one row a cell), config.toml (runs again as it is), run.json and run.log into
-    the output folder. Lengths are voxels (5) or micrometres ("8 um") in the order Z,Y,X, or one for all axes;
-    thresholds are grey values (700) or multiples of the noise ("9 mad"). `none` skips a step: --smoothing none.
-
     Parameters
     ----------
     input
@@ -121,7 +117,12 @@ def _cells(
             overwrite=overwrite,
             listener=console,
         )
-    console.summary(result, output)
+    console.notes(result.hints)
+    if not quiet:
+        seconds = result.seconds["run"]
+        rate = console.voxels / seconds / 1e6
+        print(f"{len(result.table['z']):,} cells in {seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
+        print(f"Table: {output / 'cells.parquet'} and {output / 'cells.csv'}")
     return 0
 
 

@@ -1,9 +1,8 @@
 """What a run shows on the terminal: a listener of the engine's events; a bar on a terminal, lines elsewhere."""
 
 import math
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,14 +10,16 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytolith.axes import region_shape
-from cytolith.cells.pipeline import CellsResult
 from cytolith.engine.run import BlockDone, Event, Finished, Planned
 from cytolith.kernels.jit import compiled_before
 from cytolith.quantities import format_bytes
 
+_SECONDS_BETWEEN = 2.0
+"""Lines of progress, where there is no bar, are at least this far apart."""
+
 
 class Console:
-    """Progress with rate and time left on stderr, a summary on stdout; a context that leaves the terminal clean."""
+    """Progress with rate and time left on stderr, notes after it; a context that leaves the terminal clean."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -32,8 +33,12 @@ class Console:
             transient=True,
         )
         self._lines_from = 0.1
+        self._quiet_until = _SECONDS_BETWEEN
         self._done = self._total = 0
+        self._name = ""
+        self._told = False
         self._begin = 0.0
+        self._started = time.monotonic()
         if not quiet and not compiled_before():
             self._err.print(
                 "First run on this machine: compiling the kernels takes about a minute; later runs start at once."
@@ -64,13 +69,17 @@ class Console:
         plan = event.plan
         self._total = sum(math.prod(region_shape(b.core)) for b in plan.blocks)
         self._begin = time.monotonic()
-        self._err.print(
-            f"{self._total / 1e6:,.1f} Mvoxel in {len(plan.blocks)} block{'s' if len(plan.blocks) > 1 else ''} of "
-            f"{' x '.join(map(str, plan.core))}, {plan.workers} at a time, {format_bytes(plan.bytes_total)} of memory"
-        )
+        self._done, self._lines_from, self._quiet_until, self._name = 0, 0.1, _SECONDS_BETWEEN, event.name
+        if not self._told:
+            self._told = True
+            self._err.print(
+                f"{self._total / 1e6:,.1f} Mvoxel in {len(plan.blocks)} block{'s' if len(plan.blocks) > 1 else ''} "
+                f"of {' x '.join(map(str, plan.core))}, {plan.workers} at a time, {format_bytes(plan.bytes_total)} of "
+                "memory"
+            )
         if self._err.is_terminal:
             self._bar.start()
-            self._task = self._bar.add_task("cells", total=self._total, rate="")
+            self._task = self._bar.add_task(event.name, total=self._total, rate="")
 
     def _advance(self, voxels: int) -> None:
         self._done += voxels
@@ -80,19 +89,24 @@ class Console:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} Mvoxel/s")
             return
         share = self._done / self._total
-        if share >= self._lines_from and share < 1:
+        if share >= self._lines_from and share < 1 and elapsed >= self._quiet_until:
             left = elapsed / share - elapsed
-            self._err.print(f"{100 * share:3.0f} %  {rate:,.0f} Mvoxel/s  {left:,.0f} s left")
+            self._err.print(f"{self._name} {100 * share:3.0f} %  {rate:,.0f} Mvoxel/s  {left:,.0f} s left")
             self._lines_from = math.floor(share * 10 + 1) / 10
+            self._quiet_until = elapsed + _SECONDS_BETWEEN
 
-    def summary(self, result: CellsResult, output: Path) -> None:
-        """Print how many cells there are, what should be known about them, and where they are."""
-        if self._quiet:
-            return
-        for hint in result.hints:
-            self._err.print(f"Note: {hint}.")
-        voxels = self._total
-        seconds = result.seconds["run"]
-        print(f"{len(result.table['z']):,} cells in {seconds:.1f} s ({voxels / seconds / 1e6:,.0f} Mvoxel/s)")
-        print(f"Table: {output / 'cells.parquet'} and {output / 'cells.csv'}")
-        sys.stdout.flush()
+    @property
+    def seconds(self) -> float:
+        """Time since the command began to work."""
+        return time.monotonic() - self._started
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the volume, known once a run is planned."""
+        return self._total
+
+    def notes(self, hints: Sequence[str]) -> None:
+        """Print what should be known about an input or a result."""
+        if not self._quiet:
+            for hint in hints:
+                self._err.print(f"Note: {hint}.")

@@ -41,3 +41,40 @@ def cells(
     print(f"{len(truth['z']):,} cells in {int(z)} planes: {directory / 'planes'}")
     print(f"Truth: {directory / 'truth.csv'}")
     return 0
+
+
+@sample.command
+def fracture(
+    directory: Path,
+    /,
+    *,
+    shape: str = "120,80,160",
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Write a synthetic CT stack with one rough fracture of known maps, contact zones and speckle.
+
+    Writes DIRECTORY/fracture.tif (8-bit, 255 is fracture), DIRECTORY/truth-aperture-map.txt and
+    DIRECTORY/truth-offset-map.txt (of the largest cluster; nan where the walls touch) and DIRECTORY/truth.json.
+
+    Parameters
+    ----------
+    directory
+        Folder to write into.
+    shape
+        Extent Z,Y,X in voxels, at least 16 each; the fracture lies across y.
+    seed
+        Number that the stack is drawn from; the same gives the same stack.
+    overwrite
+        Replace an earlier sample in the folder.
+    """
+    from cytolith.testing.fracture_phantom import write_fracture_sample
+
+    z, y, x = parse_triple(shape, "--shape", integer=True)
+    truth = write_fracture_sample(directory, (int(z), int(y), int(x)), seed, overwrite=overwrite)
+    print(
+        f"A fracture of {truth['fracture_voxels']:,} voxels, mean aperture {truth['mean_aperture']:.2f}, and "
+        f"{truth['speckles']:,} speckles: {directory / 'fracture.tif'}"
+    )
+    print(f"Truth: {directory / 'truth-aperture-map.txt'}, truth-offset-map.txt, truth.json")
+    return 0

@@ -16,9 +16,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Planned:
-    """A run begins."""
+    """A run, or a pass of it, begins."""
 
     plan: Plan
+    name: str = ""
+    """What is done, in a word."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,15 @@ def run_blocks(
     plan: Plan,
     executor: Executor,
     listener: Listener = lambda _: None,
+    name: str = "",
 ) -> list[R]:
-    """Results of `task` on every block of the plan, in the order of the blocks.
+    """Results of `task` on every block of the plan, in the order of the blocks; `name` is for listeners.
 
     At most one block more than there are workers is submitted at a time, so that an interrupt leaves little to wait
     for. The first error cancels what has not begun and is raised as it is.
     """
     begin = time.monotonic()
-    listener(Planned(plan))
+    listener(Planned(plan, name))
     results: dict[int, R] = {}
     waiting = list(reversed(plan.blocks))
     running: dict[Future[tuple[R, float]], Block] = {}
@@ -80,6 +83,7 @@ def iter_blocks(
     plan: Plan,
     executor: Executor,
     listener: Listener = lambda _: None,
+    name: str = "",
 ) -> Iterator[R]:
     """Results of `task` on every block of the plan, one by one in the order of the blocks.
 
@@ -88,7 +92,7 @@ def iter_blocks(
     begun and is raised as it is.
     """
     begin = time.monotonic()
-    listener(Planned(plan))
+    listener(Planned(plan, name))
     running: deque[tuple[Block, Future[tuple[R, float]]]] = deque()
     waiting = deque(plan.blocks)
     try:

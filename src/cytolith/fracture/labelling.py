@@ -107,7 +107,9 @@ class Labelling:
 
     def __init__(self, connectivity: int = 26) -> None:
         self._connectivity = connectivity
-        self._slabs: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]] = []
+        self._sizes: list[NDArray[np.int64]] = []
+        self._boxes: list[NDArray[np.int32]] = []
+        self._sums: list[NDArray[np.int64]] = []
         self._begin = [0]
         self._parent = np.arange(1024, dtype=np.int64)
         self._last: Face | None = None
@@ -127,18 +129,25 @@ class Labelling:
             self._parent = grown
         if self._last is not None:
             join_faces(self._last, slab.first, self._begin[-2], begin, self._connectivity, self._parent)
-        self._slabs.append((slab.size, slab.box, slab.sums))
+        self._sizes.append(slab.size)
+        self._boxes.append(slab.box)
+        self._sums.append(slab.sums)
         self._begin.append(end)
         self._last = slab.last
 
     def finish(self) -> Clusters:
         """Clusters of all slabs; nothing can be added after it."""
-        parent = self._parent[: self.components]
-        size, box, sums = (
-            np.concatenate([part[k] for part in self._slabs]) if self._slabs else np.empty((0, *tail), dtype)
-            for k, (tail, dtype) in enumerate([((), np.int64), ((6,), np.int32), ((3,), np.int64)])
-        )
-        self._slabs.clear()
+        parent = self._parent[: self.components].copy()
+        self._parent = np.empty(0, np.int64)
+        size, box, sums = _joined(self._sizes, ()), _joined(self._boxes, (6,)), _joined(self._sums, (3,))
         count = merge_components(parent, size, box, sums)
-        # resized in place: what the joined components took is given back
-        return Clusters(size[:count].copy(), box[:count].copy(), sums[:count].copy(), parent, self._begin)
+        for measure in (size, box, sums):  # what joined components took is given back without a copy
+            measure.resize((count, *measure.shape[1:]), refcheck=False)
+        return Clusters(size, box, sums, parent, self._begin)
+
+
+def _joined(parts: list[NDArray[Any]], tail: tuple[int, ...]) -> NDArray[Any]:
+    """Arrays of slabs end to end; the list is emptied, so that both are in memory for one measure at a time."""
+    joined = np.concatenate(parts) if parts else np.empty((0, *tail), np.int64)
+    parts.clear()
+    return joined

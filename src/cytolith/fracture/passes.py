@@ -109,7 +109,7 @@ class Passes:
 
         labelling = Labelling(self.connectivity)
         blocks = iter(self.slabs.plan.blocks)
-        for slabs in iter_blocks(task, self.slabs.plan, self.executor, self.listener):
+        for slabs in iter_blocks(task, self.slabs.plan, self.executor, self.listener, "clusters"):
             end = next(blocks).core[0].stop
             for slab in slabs:
                 labelling.add(slab)
@@ -154,7 +154,7 @@ class Passes:
             for painting, image in zip(paintings, painted, strict=True):
                 painting.writer.write(block.core, image)
 
-        for _ in iter_blocks(task, self.slabs.plan, self.executor, self.listener):
+        for _ in iter_blocks(task, self.slabs.plan, self.executor, self.listener, "results"):
             pass
         if maps is not None:
             maps.finish()

@@ -14,8 +14,8 @@ from cytolith.engine.grid import Block, Plan, tile
 from cytolith.errors import MemoryBudgetError
 from cytolith.quantities import format_bytes
 
-PROCESS_BYTES = 220 * 2**20
-"""What Python, the libraries and the compiled kernels take before any voxel is read."""
+PROCESS_BYTES = 256 * 2**20
+"""What Python, the libraries, the compiled kernels and the strips of maps take, whatever the volume."""
 SLAB_VOXELS = 4 * 2**20
 """Voxels of a slab, unless a single plane has more."""
 RUN_BYTES = 28

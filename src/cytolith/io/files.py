@@ -23,17 +23,27 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f"{path.name}.partial")
     try:
         yield aside
-        with aside.open("rb+") as written:
-            os.fsync(written.fileno())
+        flush(aside)
         aside.replace(path)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise OutputError(f"{path}: cannot be written: {reason}") from error
+        raise output_error(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What the system raised on writing a file, as one line; says so when the disk is full."""
+    reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return OutputError(f"{path}: cannot be written: {reason}")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Bring a file that was written to the disk."""
+    with path.open("rb+") as written:
+        os.fsync(written.fileno())

@@ -82,7 +82,7 @@ class RowFile:
         """Rows `start` ... `stop` - 1 as a new array (stop - start, columns)."""
         self._check(start, stop)
         rows = np.empty((stop - start, self.shape[1]), self.dtype)
-        rest, place = memoryview(rows.reshape(-1).view(np.uint8)), start * self._row_bytes
+        rest, place = rows.reshape(-1).view(np.uint8).data, start * self._row_bytes
         while rest:  # one call moves 2 GiB at most
             with self._named("read"):
                 moved = os.preadv(self._open(), [rest], place)
@@ -97,7 +97,7 @@ class RowFile:
         if array.ndim != 2 or array.shape[1] != self.shape[1]:
             raise ValueError(f"{self.path}: rows of {self.shape[1]} cells are needed, shape {array.shape} given")
         self._check(start, start + len(array))
-        rest, place = memoryview(array.reshape(-1).view(np.uint8)), start * self._row_bytes
+        rest, place = array.reshape(-1).view(np.uint8).data, start * self._row_bytes
         while rest:
             with self._named("written"):
                 moved = os.pwrite(self._open(), rest, place)

@@ -1,4 +1,4 @@
-"""Where a volume is written block by block: ``.npy`` or OME-Zarr, aside, and put in place when it is whole."""
+"""Where a volume is written block by block: ``.npy``, TIFF or OME-Zarr, aside, and put in place when it is whole."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize, region_shape
 from cytolith.errors import OutputError
+from cytolith.io.files import flush
 from cytolith.io.zarr_stores import is_node
 
-SUFFIXES = (".npy", ".zarr")
+SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
 _CHUNK = 128  # voxels along an edge: 4 MiB of uint16, quick to look at in a viewer and few files
 _SMALLEST_CHUNK = 32
 _LARGEST_CHUNK = 512
@@ -39,7 +40,9 @@ def create_sink(
     Parameters
     ----------
     path : str or Path
-        Ends in ``.npy`` (one array, memory-mapped) or ``.zarr`` (OME-Zarr 0.5 with one level, compressed).
+        Ends in ``.npy`` (one array, memory-mapped), ``.tif`` or ``.tiff`` (uncompressed, a page a plane, BigTIFF where
+        it must be; uint8, uint16, int16, int32, uint32 or float32) or ``.zarr`` (OME-Zarr 0.5 with one level,
+        compressed).
     shape : tuple of int
         Extent of the whole volume, (z, y, x).
     dtype : dtype
@@ -49,7 +52,7 @@ def create_sink(
     overwrite : bool
         Replace what is at `path`; it stays until `Sink.close`.
     voxel_size : tuple of float, optional
-        (z, y, x) in micrometres, kept in the zarr metadata.
+        (z, y, x) in micrometres, kept in the metadata of zarr and TIFF; ``.npy`` has no place for it.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def create_sink(
     Raises
     ------
     OutputError
-        The suffix is unknown, something is at `path` already, or there is no room for it.
+        The suffix is unknown, something is at `path` already, there is no room for it, or the format does not know
+        the dtype.
 
     Notes
     -----
@@ -75,14 +79,18 @@ def create_sink(
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise OutputError(
-            f"{path}: a volume is written as {SUFFIXES[0]} or {SUFFIXES[1]}; give the path one of these endings"
+            f"{path}: a volume is written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; give the path one of these "
+            "endings"
         )
     if path.exists():
         if not overwrite:
             raise OutputError(f"{path} exists already; choose another path, or --overwrite (overwrite=True)")
-        if path.is_dir() and (path.suffix == ".npy" or not is_node(path)):
+        if path.is_dir() and (path.suffix != ".zarr" or not is_node(path)):
             raise OutputError(f"{path} is a folder that is no zarr store, and is not overwritten; choose another path")
-    kind: type[Sink] = NpySink if path.suffix == ".npy" else ZarrSink
+    from cytolith.io.tiff_sink import TiffSink  # builds on this module
+
+    kinds: dict[str, type[Sink]] = {".npy": NpySink, ".zarr": ZarrSink}
+    kind = kinds.get(path.suffix, TiffSink)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(_partial(path))
@@ -111,6 +119,13 @@ class Sink(ABC):
     def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:
         """Create the storage at the partial path."""
 
+    def _check_room(self, needed: int) -> None:
+        # A file that is made at its full length, with holes, fills the disk in the middle of the work; and a full disk
+        # under a memory map kills the process without a message.
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise OutputError(f"{self.path} needs {needed} bytes, but {free} are free there; choose another disk")
+
     @abstractmethod
     def _write(self, region: Region, array: NDArray[Any]) -> None:
         """Write a box whose extent and dtype were checked."""
@@ -121,7 +136,7 @@ class Sink(ABC):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Bring everything to disk and let go of it."""
+        """Let go of the storage."""
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
         """Write one box of voxels, of the region's extent and the volume's dtype."""
@@ -154,6 +169,8 @@ class Sink(ABC):
         self._open = False
         try:
             self._finish()
+            if self._partial.is_file():
+                flush(self._partial)
             replaced = self.path.with_name(f"{self.path.name}.replaced")
             if self.path.is_dir():  # a folder cannot be replaced in one step
                 _remove(replaced)
@@ -186,10 +203,7 @@ class NpySink(Sink):
     _array: NDArray[Any] | None
 
     def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:  # noqa: ARG002
-        needed = math.prod(self.shape) * self.dtype.itemsize
-        free = shutil.disk_usage(self.path.parent).free
-        if needed > free:  # a full disk under a memory map kills the process without a message
-            raise OutputError(f"{self.path} needs {needed} bytes, but {free} are free there; choose another disk")
+        self._check_room(math.prod(self.shape) * self.dtype.itemsize)
         array = np.lib.format.open_memmap(self._partial, "w+", self.dtype, self.shape)
         self._array, self._begin = array, int(array.offset)
 
@@ -209,8 +223,6 @@ class NpySink(Sink):
         return np.array(np.load(self._partial, mmap_mode="r")[region])
 
     def _finish(self) -> None:
-        if isinstance(self._array, np.memmap):
-            self._array.flush()
         self._array = None
 
 

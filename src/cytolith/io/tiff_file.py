@@ -20,6 +20,8 @@ from cytolith.io.tiff_planes import (
     StoredPlane,
     first_page,
     layout_key,
+    log_display,
+    plane_kind,
     stored_plane,
     tiff_error,
 )
@@ -62,6 +64,7 @@ class TiffFile(Volume):
             voxel_size=voxel_size,
             metadata_voxel_size=opened.voxel_size,
         )
+        log_display(layout, self.name)
 
     def check(self) -> None:
         """Verify that every page is still there, whole, and of the first one's kind; see `Volume.check`."""
@@ -96,6 +99,7 @@ def _open(path: Path, selection: Selection, *, every_page: bool = False) -> _Ope
                 channels=tuple(range(channels)),
                 timepoints=tuple(range(timepoints)),
                 levels=tuple((len(planes), *_extent(each)) for each in series.levels),
+                display=planes[0].layout.display,
             )
             sizes = _at_level(tiff_voxel_size(tif, page, image), series, level)
             return _Opened(planes, storage, sizes)
@@ -151,7 +155,8 @@ def _choose_image(tif: tifffile.TiffFile, name: str, selection: Selection) -> tu
     if images[0][1].kind in ("generic", "uniform"):
         (_, first), (_, odd) = images[0], images[1]
         raise VolumeError(
-            f"{name}: page {_page_number(odd)} is {_kind(odd)}, but page {_page_number(first)} is {_kind(first)}: "
+            f"{name}: page {_page_number(odd)} is {plane_kind(odd.keyframe)}, but page {_page_number(first)} is "
+            f"{plane_kind(first.keyframe)}: "
             "all planes must be equal; remove the odd ones, or choose pages of one kind with dataset=0"
         )
     shown = ", ".join(_image_text(*each) for each in images[:4])
@@ -171,10 +176,6 @@ def _image_text(number: int, series: tifffile.TiffPageSeries) -> str:
 def _page_number(series: tifffile.TiffPageSeries) -> int:
     page = series[0]
     return page.index if page else 0
-
-
-def _kind(series: tifffile.TiffPageSeries) -> str:
-    return f"{shape_text(_extent(series))} {series.dtype}"
 
 
 def _extent(series: tifffile.TiffPageSeries) -> tuple[int, int]:

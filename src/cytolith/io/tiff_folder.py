@@ -22,6 +22,7 @@ from cytolith.io.tiff_planes import (
     StoredPlane,
     first_page,
     layout_key,
+    log_display,
     stored_plane,
     tiff_error,
 )
@@ -114,10 +115,12 @@ class TiffFolder(Volume):
                 compression=self._layout.compression,
                 channels=names.channels,
                 timepoints=names.timepoints,
+                display=self._layout.display,
             ),
             voxel_size=voxel_size,
             metadata_voxel_size=metadata_voxel_size,
         )
+        log_display(self._layout, self.name)
 
     def check(self) -> None:
         """Verify that every plane is there, whole, single, and of the first one's extent and dtype."""

@@ -2,6 +2,8 @@
 
 Headers are parsed by tifffile once. A plane that is stored raw and in one piece is then read with plain file reads
 straight into the caller's array; of one in strips or tiles only those that overlap the rectangle are decoded.
+
+Planes in which white is 0 (MINISWHITE) are read as displayed, so that the brightest voxel has the highest value.
 """
 
 from __future__ import annotations
@@ -24,9 +26,15 @@ from cytolith.io.volume import one_line
 
 # What tifffile logs about a damaged file comes again as one VolumeError; without a handler Python prints it as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+log = logging.getLogger(__name__)
 
 SCRATCH_BYTES = 1 << 18  # rows read at a time where they cannot go straight to the caller: stays in a core's cache
 GAP_BYTES = 1 << 16  # strips this close together are read in one go
+
+_CCITT = (2, 3, 4)
+_PHOTOMETRIC_TAG = 262
+_PHOTOMETRIC = {0: "miniswhite", 2: "RGB", 3: "palette"}
+_AS_READ = {"miniswhite": "miniswhite, read as displayed", "palette": "palette, read as indices"}
 
 
 class PageLayout:
@@ -44,6 +52,13 @@ class PageLayout:
         Voxels are stored as they are: no compression, prediction, bit packing or tiling.
     compression : str
         Name of the compression, "none" for none.
+    photometric : str
+        "miniswhite", "RGB", "palette" or "minisblack", which stands for all others.
+    white : int
+        With what the bits of voxels are exchanged for them to be as displayed: 0, or all bits of a miniswhite voxel.
+        uint8 ``v`` becomes ``255 - v``, uint16 ``65535 - v``, int16 ``-1 - v``, bilevel ``1 - v``.
+    kind : str
+        What all planes of a volume must have in common; see `plane_kind`.
     key : tuple
         Equal for pages that may share a layout.
     """
@@ -56,6 +71,11 @@ class PageLayout:
         self.compression = (
             "none" if page.compression == 1 else getattr(page.compression, "name", str(page.compression)).lower()
         )
+        self.photometric = _photometric(page)
+        self.kind = plane_kind(page)
+        self.white = 0
+        if self.photometric == "miniswhite":
+            self.white = -1 if self.dtype.kind == "i" else (1 << page.bitspersample) - 1
         self.tiled = page.is_tiled
         self.segment_rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self.segment_columns = page.tilewidth if page.is_tiled else page.imagewidth
@@ -71,9 +91,9 @@ class PageLayout:
         return 1, min(self.segment_rows, self.rows), min(self.segment_columns, self.columns)
 
     @property
-    def kind(self) -> str:
-        """Extent and dtype as messages give them."""
-        return f"{self.rows} x {self.columns} {self.dtype.name}"
+    def display(self) -> str | None:
+        """How voxels relate to what is displayed; None where they are the same as a matter of course."""
+        return _AS_READ.get(self.photometric)
 
     def segments(self, rows: slice, columns: slice) -> list[int]:
         """Numbers of the strips or tiles that overlap a rectangle."""
@@ -105,11 +125,31 @@ def layout_key(page: tifffile.TiffPage) -> tuple[Any, ...]:
         page.parent.byteorder,
         page.shaped,
         str(page.dtype),
+        _photometric(page),
         page.is_final,
         *(int(number) for number in (page.compression, page.predictor, page.fillorder, page.sampleformat)),
         page.bitspersample,
         *(page.rowsperstrip, page.tilelength, page.tilewidth),
     )
+
+
+def _photometric(page: tifffile.TiffPage) -> str:
+    if _PHOTOMETRIC_TAG not in page.tags:  # what libtiff and its viewers assume; tifffile says 0 in any case
+        return "miniswhite" if page.compression in _CCITT else "minisblack"
+    return _PHOTOMETRIC.get(page.photometric, "minisblack")
+
+
+def plane_kind(page: tifffile.TiffPage) -> str:
+    """Extent, dtype, and how grey values are displayed where that is unusual, as messages give them."""
+    photometric = _photometric(page)
+    unusual = "" if photometric == "minisblack" else f" {photometric}"
+    return f"{page.imagelength} x {page.imagewidth} {page.dtype}{unusual}"
+
+
+def log_display(layout: PageLayout, name: str) -> None:
+    """Say in the log, once a volume, that what is read is not what is stored."""
+    if layout.white:
+        log.info("%s: white is stored as 0 (miniswhite); voxels are read as displayed, inverted", name)
 
 
 def _refuse_unusual(page: tifffile.TiffPage, name: str) -> None:
@@ -125,6 +165,11 @@ def _refuse_unusual(page: tifffile.TiffPage, name: str) -> None:
     if page.imagedepth != 1 or page.is_subsampled:
         raise VolumeError(
             f"{name} is stored in a way that is not supported (volumetric or subsampled); export gray planes"
+        )
+    if page.dtype.kind not in "biu" and _photometric(page) == "miniswhite":
+        raise VolumeError(
+            f"{name} holds {page.dtype.name} voxels with white as 0 (miniswhite): floating point has no highest value "
+            "to invert from, save it as minisblack"
         )
 
 
@@ -188,20 +233,24 @@ class PlaneReader:
     def read(self, plane: StoredPlane, rows: slice, columns: slice, out: NDArray[Any]) -> None:
         """Fill `out`, C-contiguous (rows, columns) of the volume's dtype, from one rectangle of a plane."""
         try:
-            file = self._open(plane.path)
-            if not plane.contiguous:
-                self._read_segments(file, plane, rows, columns, out)
-                return
-            layout = plane.layout
-            begin = int(plane.offsets[0]) + rows.start * layout.columns * layout.dtype.itemsize
-            if columns == slice(0, layout.columns) and layout.dtype == out.dtype:
-                self._fill(file, begin, out, plane)
-            else:
-                self._read_rows(file, plane, begin, columns, out)
+            self._read(self._open(plane.path), plane, rows, columns, out)
         except FileNotFoundError as error:
             raise VolumeError(f"{plane.name} is no longer there; put it back and run again") from error
         except OSError as error:
             raise VolumeError(f"{plane.name} cannot be read: {error.strerror or error}") from error
+        if plane.layout.white:
+            np.bitwise_xor(out, plane.layout.white, out=out)
+
+    def _read(self, file: FileIO, plane: StoredPlane, rows: slice, columns: slice, out: NDArray[Any]) -> None:
+        layout = plane.layout
+        if not plane.contiguous:
+            self._read_segments(file, plane, rows, columns, out)
+            return
+        begin = int(plane.offsets[0]) + rows.start * layout.columns * layout.dtype.itemsize
+        if columns == slice(0, layout.columns) and layout.dtype == out.dtype:
+            self._fill(file, begin, out, plane)
+        else:
+            self._read_rows(file, plane, begin, columns, out)
 
     def _open(self, path: str) -> FileIO:
         if self._file is None or path != self._path:

@@ -30,7 +30,10 @@ UNKNOWN_VOXEL_SIZE: PartialVoxelSize = (None, None, None)
 
 @dataclass(frozen=True)
 class Storage:
-    """How a volume is stored, for reading plans and for ``cytolith info``."""
+    """How a volume is stored, for reading plans and for ``cytolith info``.
+
+    `display` says what was done to voxels for them to be as displayed; None where that is a matter of course.
+    """
 
     format: str
     chunks: Shape | None = None
@@ -38,6 +41,7 @@ class Storage:
     channels: tuple[int, ...] = (0,)
     timepoints: tuple[int, ...] = (0,)
     levels: tuple[tuple[int, ...], ...] | None = None
+    display: str | None = None
 
 
 class Volume(ABC):
@@ -143,6 +147,7 @@ class Volume(ABC):
             "format": self.storage.format,
             "shape": self.shape,
             "dtype": str(self.dtype),
+            **({"display": self.storage.display} if self.storage.display else {}),
             "voxel_size": self.voxel_size or _unknown_text(self.metadata_voxel_size),
             "chunks": self.chunks or "unknown",
             "compression": self.storage.compression,
@@ -236,7 +241,9 @@ def open_volume(
     Returns
     -------
     Volume
-        With ``shape``, ``dtype``, ``voxel_size`` and ``read(region)``. float64 is read as float32 and bool as uint8.
+        With ``shape``, ``dtype``, ``voxel_size`` and ``read(region)``. float64 is read as float32, bool and bilevel
+        TIFF as uint8 of 0 and 1, and TIFF in which white is 0 (miniswhite) as displayed: inverted. tifffile writes bool
+        arrays that way unless it is told ``photometric="minisblack"``.
 
     Raises
     ------

@@ -1,0 +1,203 @@
+"""``cytolith fracture`` as users call it: in a process of its own, by flags, with exit codes and one clear line."""
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+COMMAND = [str(Path(sys.executable).with_name("cytolith"))]
+
+
+def call(*arguments, cwd=None):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def rock(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rock")
+    done = call("sample", "fracture", folder / "sample", "--shape", "30,50,40", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    return folder / "sample"
+
+
+def test_the_sample_gives_its_truth(rock, tmp_path):
+    done = call(
+        "fracture",
+        rock / "fracture.tif",
+        "-o",
+        tmp_path / "out",
+        "-n",
+        "1",
+        "--gen-cluster-img",
+        "--voxel-size",
+        "10,5,20",
+    )
+    assert done.returncode == 0, done.stderr
+    truth = json.loads((rock / "truth.json").read_text())
+    out = tmp_path / "out"
+    names = {
+        "fracture-processed.tif", "fracture-processed-clusters.tif", "fracture-aperture-map.txt",
+        "fracture-aperture-map.png", "fracture-offset-map.txt", "fracture-offset-map.png", "clusters.csv",
+        "summary.json",
+    }  # fmt: skip
+    assert {path.name for path in out.iterdir()} == names
+    assert (out / "fracture-aperture-map.txt").read_bytes() == (rock / "truth-aperture-map.txt").read_bytes()
+    kept = tifffile.imread(out / "fracture-processed.tif")
+    assert kept.dtype == np.uint8
+    assert (kept == 255).sum() == truth["fracture_voxels"] == (kept > 0).sum()
+    offset, known = np.loadtxt(out / "fracture-offset-map.txt"), np.loadtxt(rock / "truth-offset-map.txt")
+    assert np.isfinite(offset).all()
+    assert (offset == known).sum() > 0.9 * known.size
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["aperture"]["mean"] == pytest.approx(truth["mean_aperture"])
+    assert summary["aperture_um"]["mean"] == pytest.approx(5 * truth["mean_aperture"])
+    with (out / "clusters.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[0]["voxels"]) == truth["fracture_voxels"]
+    assert (
+        sum(int(row["voxels"]) for row in rows)
+        == summary["voxels"]
+        == truth["fracture_voxels"] + truth["speckle_voxels"]
+    )
+    assert f"{truth['fracture_voxels']:,} voxels" in done.stdout
+    assert "Aperture (um)" in done.stdout
+
+
+def test_every_switch_and_name(rock, tmp_path):
+    done = call(
+        "fracture", rock / "fracture.tif", "-o", tmp_path, "-n", 2, "-i", "--no-clusters", "--no-pictures", "-v",
+        "--no-summary", "--offset-map-name", "o.txt", "--aper-map-name", "a.txt", "--img-stack-name", "s.tif",
+        "--axis", "x", "--workers", "1", "--memory", "1GiB", "--interpolation", "harmonic", "--filter", "steep",
+        "--percentile", "95", "--map-images", "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "a.tif", "o.txt", "o.tif", "s.tif"}
+    assert np.loadtxt(tmp_path / "a.txt").shape == (30, 50)
+    none = call(
+        "fracture",
+        rock / "fracture.tif",
+        "-o",
+        tmp_path / "b",
+        "--no-aper-map",
+        "--no-offset-map",
+        "--no-img-stack",
+        "-n1",
+    )
+    assert none.returncode == 0, none.stderr
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"clusters.csv", "summary.json"}
+
+
+def test_results_go_to_the_current_folder_and_are_not_replaced(rock, tmp_path):
+    done = call("fracture", rock / "fracture.tif", "--no-pictures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = {"fracture-aperture-map.txt", "fracture-offset-map.txt", "clusters.csv", "summary.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    again = call("fracture", rock / "fracture.tif", "--no-pictures", cwd=tmp_path)
+    assert again.returncode == 1
+    assert again.stderr.count("\n") == 1
+    assert "exists already" in again.stderr
+    assert call("fracture", rock / "fracture.tif", "--no-pictures", "-f", cwd=tmp_path).returncode == 0
+
+
+def write_bad_inputs(folder):
+    plane = np.zeros((6, 7), np.uint8)
+    tifffile.imwrite(folder / "rgb.tif", np.zeros((6, 7, 3), np.uint8), photometric="rgb")
+    with tifffile.TiffWriter(folder / "sizes.tif") as tif:
+        tif.write(plane, photometric="minisblack")
+        tif.write(plane[:5], photometric="minisblack")
+    tifffile.imwrite(folder / "whole.tif", np.zeros((9, 60, 70), np.uint8), photometric="minisblack")
+    whole = (folder / "whole.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    nan = np.zeros((3, 6, 7), np.float32)
+    nan[1, 2, 3] = np.nan
+    tifffile.imwrite(folder / "nan.tif", nan, photometric="minisblack")
+    (folder / "empty.tif").write_bytes(b"")
+    (folder / "text.tif").write_text("no image")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["rgb.tif"], 1, "rgb.tif"),
+        (["sizes.tif"], 1, "sizes.tif"),
+        (["cut.tif"], 1, "cut.tif"),
+        (["nan.tif"], 1, "nan.tif: plane 1"),
+        (["empty.tif"], 1, "empty.tif"),
+        (["text.tif"], 1, "text.tif"),
+        (["absent.tif"], 1, "absent.tif does not exist"),
+        (["whole.tif", "-n", "0"], 2, "-n 0"),
+        (["whole.tif", "-n", "-1"], 2, "-n -1"),
+        (["whole.tif", "--axis", "t"], 2, "--axis t"),
+        (["whole.tif", "--percentile", "101"], 2, "--percentile 101"),
+        (["whole.tif", "--memory", "1MB"], 1, "give at least"),
+        (["whole.tif", "--workers", "0"], 2, "--workers 0"),
+        (["whole.tif", "--img-stack-name", "s.tif"], 2, "add -n"),
+        (["whole.tif", "-n", "1", "--img-stack-name", "whole.tif"], 1, "is the input"),
+        (["whole.tif", "-n", "1", "--img-stack-name", "s.jpg"], 1, "s.jpg"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, code, message):
+    write_bad_inputs(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    done = call("fracture", *arguments, "-f", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith(("First run", "Note:")) and "Mvoxel in" not in line
+    ]
+    assert len(lines) == 1, done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interrupt_leaves_nothing(tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((200, 500, 500)) < 0.3)
+    process = subprocess.Popen(
+        [*COMMAND, "fracture", "v.npy", "-o", "out", "-n", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("out/*.partial")) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "cytolith: interrupted; nothing half-written is left"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+STARTER = """
+import os, sys
+pid = os.spawnvp(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(pid, 0)
+print(status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_planes(tmp_path):
+    peaks = []
+    for planes in (60, 900):
+        mask = np.zeros((planes, 300, 400), np.uint8)
+        mask[:, 140:150] = 1
+        mask[::3, 100, ::7] = 1
+        mask[5:20, :, 30:60] = 0
+        tifffile.imwrite(tmp_path / "v.tif", mask, photometric="minisblack")
+        arguments = [*COMMAND, "fracture", str(tmp_path / "v.tif"), "-o", str(tmp_path / "out"), "-n", "1", "-f", "-q"]
+        done = subprocess.run(
+            [sys.executable, "-c", STARTER, *arguments], capture_output=True, text=True, check=True
+        )  # a tiny process starts it: a child's peak begins with its parent's
+        status, peak = map(int, done.stdout.split())
+        assert status == 0, done.stderr
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0] + 2**20
+    assert peaks[1] < 400 * 2**20
+    assert math.prod(mask.shape) > 100e6
