@@ -65,7 +65,7 @@ def test_truncated(tmp_path):
         (np.zeros((5, 7), "uint8"), "2-d"),
         (np.zeros((1, 4, 5, 7), "uint8"), "4-d"),
         (np.zeros((4, 0, 7), "uint8"), "empty"),
-        (np.zeros(SHAPE, "int64"), "int64 voxels, which are not supported"),
+        (np.zeros(SHAPE, "complex64"), "complex64 voxels, which are not supported"),
         (np.zeros(SHAPE, [("a", "u1")]), "not supported"),
         (np.zeros(SHAPE, object), "not a plain array"),
     ],

@@ -143,7 +143,18 @@ def test_rgb_is_refused(tmp_path, planarconfig):
         open_volume(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("dtype", ["uint32", "int32", "uint64", "complex64", "float16"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("options", [{}, {"compression": "deflate"}])
+def test_labels_of_other_integers_are_read_as_floats(tmp_path, dtype, options):
+    labels = VOLUME.astype(dtype)
+    labels[0, 0, 0] = np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack", **options)
+    volume = open_volume(tmp_path / "a.tif")
+    assert volume.dtype == np.float32
+    np.testing.assert_array_equal(everything(volume), labels.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "float16"])
 def test_other_dtypes_are_refused(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "a.tif", VOLUME.astype(dtype), photometric="minisblack")
     with pytest.raises(VolumeError, match=f"{dtype} voxels, which are not supported: convert to one of uint8"):

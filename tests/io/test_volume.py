@@ -45,7 +45,7 @@ def test_float64_bool_and_swapped_are_converted(stored, read):
     np.testing.assert_array_equal(volume.read(full_region(SHAPE), np.empty(SHAPE, read)), array.astype(read))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint32", "int32", "int64", "float16", "complex64", "S3", "datetime64[s]"])
+@pytest.mark.parametrize("dtype", ["float16", "complex64", "S3", "datetime64[s]"])
 def test_other_dtypes_are_refused_with_the_supported_ones_named(dtype):
     with pytest.raises(VolumeError, match=r"not supported: convert to one of uint8, uint16, int16, float32"):
         open_volume(np.zeros(SHAPE, dtype))

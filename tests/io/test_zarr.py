@@ -245,7 +245,7 @@ def test_names_of_axes_of_bare_arrays(tmp_path):
             r"has the axes \(x, y, z\) .*: z, y and x are needed, in that order",
         ),
         (HYPER[0], {"dimension_names": ("angle", "z", "y", "x")}, "3 images along axis 'angle'"),
-        (VOLUME.astype("int64"), {}, "int64 voxels, which are not supported"),
+        (VOLUME.astype("complex64"), {}, "complex64 voxels, which are not supported"),
         (VOLUME[:0], {}, "empty"),
     ],
 )

@@ -28,7 +28,7 @@ from cytolith.kernels.patching import PatchMethod, patch_map
 
 INTERPOLATIONS: tuple[str, ...] = get_args(PatchMethod)
 FILTERS = ("largest", "steep", "none")
-_CELLS_AT_ONCE = 1 << 18
+_CELLS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)

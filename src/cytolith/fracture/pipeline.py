@@ -160,6 +160,8 @@ def prepare(
     volume.check()
     outputs = Outputs(folder, stem_of(name), paths, name, force=force)
     hints = []
+    if volume.storage.display is not None:
+        hints.append(f"{volume.name} is {volume.storage.display}; --invert exchanges fracture and rock")
     if config.threshold is None and looks_grey(volume):
         hints.append(
             f"{volume.name} looks like a grey stack, and every voxel that is not 0 is taken for fracture: give "

@@ -19,7 +19,7 @@ from cytolith.io.map_files import write_map_text, write_map_tiff
 from cytolith.io.pictures import reduce_map, write_map_picture
 from cytolith.io.row_file import RowFile
 
-_CELLS_AT_ONCE = 1 << 18
+_CELLS_AT_ONCE = 1 << 16
 
 
 def write_maps(

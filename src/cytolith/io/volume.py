@@ -20,7 +20,7 @@ from cytolith.errors import VolumeError
 from cytolith.io.zarr_stores import inside_store
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "int16", "float32")
-_READ_AS = {"bool": "uint8", "float64": "float32"}
+_READ_AS = {"bool": "uint8"} | dict.fromkeys(("float64", "int8", "int32", "uint32", "int64", "uint64"), "float32")
 
 PartialVoxelSize = tuple[float | None, float | None, float | None]
 """What metadata says about the voxel size in micrometres, (z, y, x); None where it says nothing usable."""
@@ -241,9 +241,10 @@ def open_volume(
     Returns
     -------
     Volume
-        With ``shape``, ``dtype``, ``voxel_size`` and ``read(region)``. float64 is read as float32, bool and bilevel
-        TIFF as uint8 of 0 and 1, and TIFF in which white is 0 (miniswhite) as displayed: inverted. tifffile writes bool
-        arrays that way unless it is told ``photometric="minisblack"``.
+        With ``shape``, ``dtype``, ``voxel_size`` and ``read(region)``. float64 and integers that labels are stored as
+        (8 bits signed, 32, 64) are read as float32, which keeps whole numbers up to 2^24; bool and bilevel TIFF as
+        uint8 of 0 and 1, and TIFF in which white is 0 (miniswhite) as displayed: inverted. tifffile writes bool arrays
+        that way unless it is told ``photometric="minisblack"``.
 
     Raises
     ------
