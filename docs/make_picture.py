@@ -1,4 +1,4 @@
-"""Draw the picture of the README from the sample volume: a slab of planes, and the cells found in it.
+"""Draw the pictures of the README from the samples: cells found in a slab of planes, and the maps of a fracture.
 
 python docs/make_picture.py
 """
@@ -15,15 +15,36 @@ from matplotlib.colors import ListedColormap
 
 from cytolith.cells.build import build_config
 from cytolith.cells.pipeline import execute, prepare
+from cytolith.fracture.config import FractureConfig
+from cytolith.fracture.pipeline import run_fracture
 from cytolith.io.volume import open_volume
+from cytolith.testing.fracture_phantom import write_fracture_sample
 from cytolith.testing.phantoms import cells_phantom
 
 VOXEL = (6.0, 1.62, 1.62)
 SLAB = slice(12, 20)
 
 
+IMAGES = Path(__file__).parent / "images"
+
+
 def main() -> None:
-    """Write docs/images/cells.png."""
+    """Write docs/images/cells.png and docs/images/fracture.png."""
+    IMAGES.mkdir(exist_ok=True)
+    cells()
+    fracture()
+
+
+def fracture() -> None:
+    """Draw the aperture map of a sample fracture as a run does."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_fracture_sample(Path(folder), (160, 80, 360), 4)
+        result = run_fracture(f"{folder}/fracture.tif", folder, FractureConfig(n=1), voxel_size=(25, 25, 25))
+        (IMAGES / "fracture.png").write_bytes(result.paths["aperture_picture"].read_bytes())
+
+
+def cells() -> None:
+    """Draw a slab of planes and the cells found in it."""
     volume, _ = cells_phantom((32, 200, 360), seed=4, voxel_size=VOXEL)
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/labels.npy"
@@ -51,9 +72,7 @@ def main() -> None:
     axes[1].plot(table["x_um"][shown] + VOXEL[2] / 2, table["y_um"][shown] + VOXEL[1] / 2, ".", color="white", ms=2.5)
     axes[0].set_title(f"{SLAB.stop - SLAB.start} planes of the sample, largest value", fontsize=9)
     axes[1].set_title(f"{shown.sum()} cells found: centres and outlines", fontsize=9)
-    target = Path(__file__).parent / "images" / "cells.png"
-    target.parent.mkdir(exist_ok=True)
-    figure.savefig(target, metadata={"Software": None}, bbox_inches="tight")
+    figure.savefig(IMAGES / "cells.png", metadata={"Software": None}, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_python(folder, monkeypatch):
     assert names["labels"].shape == (10, 100, 100)
     assert names["labels"].max() == len(names["maxima"]) > 0
     assert names["aperture"].sum() * 255 == names["kept"].sum()
-    assert (names["kept"] > 0).sum() == names["table"]["size"][0]
+    assert (names["kept"] > 0).sum() == names["clusters"]["size"][0]
 
 
 def test_make_targets_exist():

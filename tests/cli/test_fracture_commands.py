@@ -185,7 +185,7 @@ print(status, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 def test_memory_does_not_grow_with_the_number_of_planes(tmp_path):
     peaks = []
-    for planes in (60, 900):
+    for planes in (150, 1500):
         mask = np.zeros((planes, 300, 400), np.uint8)
         mask[:, 140:150] = 1
         mask[::3, 100, ::7] = 1

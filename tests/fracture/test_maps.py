@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.interpolate import griddata
 
 from cytolith.errors import ConfigError, OutputError
-from cytolith.fracture import maps
+from cytolith.fracture import holes, maps
 from cytolith.fracture.maps import OffsetReport, OffsetSettings, filter_offsets, settle_offsets
 from cytolith.io.row_file import RowFile
 from cytolith.kernels.patching import patch_map
@@ -326,7 +326,7 @@ def patch_as_the_original(image, method="linear", *, only=None):
 )
 def test_filter_is_the_original_s(name, stem, shared, tmp_path, monkeypatch):
     # with its patching in the place of ours, every cell of a recorded map agrees to the six decimals written
-    monkeypatch.setattr(maps, "patch_map", patch_as_the_original)
+    monkeypatch.setattr(holes, "patch_map", patch_as_the_original)
     result, _ = settle(raw_offsets(shared, name, stem), tmp_path)
     np.testing.assert_allclose(result + 1, recorded_offsets(shared, name, stem), rtol=0, atol=1e-6)
 

@@ -88,8 +88,10 @@ def by_qhull(image):
     missing = np.isnan(image)
     rim = np.argwhere(~missing & ndimage.binary_dilation(missing))
     cells = np.argwhere(missing)
-    mesh = Delaunay(rim)
     low, high, tied = (np.full(image.shape, fill) for fill in (np.inf, -np.inf, False))
+    if not cross(rim[-1] - rim[0], rim - rim[0]).any():  # all other valid cells lie behind this line
+        return low, high, tied
+    mesh = Delaunay(rim)
     for cell, k in zip(cells, mesh.find_simplex(cells), strict=True):
         if k < 0:
             continue
@@ -223,6 +225,15 @@ def test_any_window_with_a_hole_and_its_rim_gives_the_same_bits(method, image, d
     part = patch_map(image[window], method, only=only)
     assert part[only].tobytes() == whole[window][only].tobytes()
     np.testing.assert_array_equal(part[~only], image[window][~only])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(image=holed(), seed=st.integers(0, 999))
+@settings(max_examples=25)
+def test_only_what_is_asked_for_is_filled(method, image, seed):
+    only = np.random.default_rng(seed).random(image.shape) < 0.3
+    expected = np.where(only, patch_map(image, method), image)
+    assert patch_map(image, method, only=only).tobytes() == expected.tobytes()
 
 
 @given(maps)
@@ -391,6 +402,18 @@ def test_signs_are_exact_at_any_extent(numbers, scale):
     nx = (qy * qy + qx * qx) * py - (py * py + px * px) * qy
     exact = area * (zy * zy + zx * zx) - ny * zy - nx * zx
     assert np.sign(_depth(area, ny, nx, zy, zx)) == (exact > 0) - (exact < 0)
+
+
+@pytest.mark.parametrize("turn", TURNS[::4])
+def test_circles_far_larger_than_the_map(turn):
+    y, x = np.indices((70_001, 3))
+    plane = 3.0 * y - 7.0 * x
+    image = np.full(plane.shape, N)
+    for p in ((0, 0), (70_000, 1), (40_000, 2), (35_000, 0)):
+        image[p] = plane[p]
+    inside = (y >= 40_000 * x / 2) & (x <= 1) & (y <= 35_000) | ~np.isnan(image)
+    result = patch_map(turn(image))
+    np.testing.assert_allclose(result[turn(inside)], turn(plane)[turn(inside)], rtol=1e-12)
 
 
 def test_offset_map_of_a_rough_fracture(shared):

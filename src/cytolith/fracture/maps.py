@@ -14,21 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from cytolith.errors import ConfigError
+from cytolith.fracture.holes import as_slab, patch_rows
 from cytolith.fracture.labelling import Labelling, label_slab, runs_of_slab
 from cytolith.io.row_file import RowFile
 from cytolith.kernels.clusters import paint_runs
-from cytolith.kernels.patching import PatchMethod, patch_map
+from cytolith.kernels.patching import PatchMethod
 
 INTERPOLATIONS: tuple[str, ...] = get_args(PatchMethod)
 FILTERS = ("largest", "steep", "none")
 _CELLS_AT_ONCE = 1 << 16
+_DIGIT_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def settle_offsets(
     This is what ``apm_process_image_stack`` of apmapflow does, observed from its outputs, except that offsets stay
     indices (it adds 1), that ties are decided, and for patched cells between co-circular neighbours (see `patch_map`).
 
-    A hole is patched in one piece, from whole rows: memory also follows the tallest hole, at about 30 bytes times its
-    rows times the columns of the map.
+    A hole is patched in one piece: memory also follows the largest hole, at about 40 bytes a cell of its box.
     """
     settled = RowFile.temporary(folder, raw.shape, np.float64)
     try:
@@ -228,57 +228,16 @@ def _settle(raw: RowFile, settled: RowFile, folder: Path, settings: OffsetSettin
         strip = raw.read(start, stop)
         return np.where(strip < 0, np.nan, strip)
 
-    _patch(offsets, settled, settings.interpolation, rows_at_once)
+    patch_rows(offsets, settled, settings.interpolation, rows_at_once)
     if settings.filter == "none":
         return OffsetReport(cells, missing, None, 0, 0)
     kept = RowFile.temporary(folder, raw.shape, np.float64)
     try:
         threshold, steep, removed = _filter(settled, kept, settings, rows_at_once)
-        _patch(kept.read, settled, settings.interpolation, rows_at_once)
+        patch_rows(kept.read, settled, settings.interpolation, rows_at_once)
     finally:
         kept.remove()
     return OffsetReport(cells, missing, threshold, steep, removed)
-
-
-def _patch(read: Callable[[int, int], NDArray[np.float64]], out: RowFile, method: str, rows_at_once: int) -> None:
-    """Patch the map that `read` gives, with some valid cell, into `out`; what was in `out` does not matter.
-
-    A strip owns the holes whose first row lies in it. It sees one row more above, where holes of other strips show
-    themselves, and below as many rows as its holes take and one more, so that all around each of them is seen: a hole's
-    values depend on nothing else (see `patch_map`).
-    """
-    rows = out.shape[0]
-    for start in range(0, rows, rows_at_once):
-        stop = min(start + rows_at_once, rows)
-        top, bottom = max(start - 1, 0), min(stop + 1 + rows_at_once // 4, rows)
-        while True:
-            window = read(top, bottom)
-            own = _own_holes(np.isnan(window), start - top, stop - top)
-            if bottom == rows or not own[-1].any():
-                break
-            bottom = min(bottom + (bottom - top), rows)
-        end = stop
-        if own.any():
-            end = max(end, top + 1 + int(np.flatnonzero(own.any(axis=1))[-1]))
-            window = patch_map(window, cast("PatchMethod", method), only=own)
-        for row in range(start, end, rows_at_once):
-            # Holes of strips above reach in here and are filled already; those of strips below come in their turn.
-            part = out.read(row, min(row + rows_at_once, end))
-            cells = window[row - top : row - top + len(part)]
-            np.copyto(part, cells, where=~np.isnan(cells))
-            out.write(row, part)
-
-
-def _own_holes(missing: NDArray[np.bool_], start: int, stop: int) -> NDArray[np.bool_]:
-    """Cells of the holes of a window whose first row lies in start ... stop - 1 of the window; start is 0 or 1."""
-    if not missing[start:stop].any():
-        return np.zeros_like(missing)
-    hole, count = ndimage.label(missing)
-    own = np.zeros(count + 1, np.bool_)
-    own[hole[start:stop]] = True
-    own[hole[:start]] = False
-    own[0] = False
-    return own[hole]
 
 
 def _filter(patched: _Rows, kept: _Rows, settings: OffsetSettings, rows_at_once: int) -> tuple[float, int, int]:
@@ -300,7 +259,7 @@ def _filter(patched: _Rows, kept: _Rows, settings: OffsetSettings, rows_at_once:
         kept.write(start, strip)
         steep += gentle.size - int(np.count_nonzero(gentle))
         if settings.filter == "largest":
-            labelling.add(label_slab(_as_slab(gentle), start, connectivity=6))
+            labelling.add(label_slab(as_slab(gentle), start, connectivity=6))
     if settings.filter == "steep":
         return threshold, steep, steep
     clusters = labelling.finish()
@@ -308,17 +267,12 @@ def _filter(patched: _Rows, kept: _Rows, settings: OffsetSettings, rows_at_once:
     if len(clusters.size) > 1:
         for index, start in enumerate(range(0, rows, rows_at_once)):
             strip = kept.read(start, min(start + rows_at_once, rows))
-            slab = runs_of_slab(_as_slab(~np.isnan(strip)), connectivity=6)
+            slab = runs_of_slab(as_slab(~np.isnan(strip)), connectivity=6)
             inside = np.empty(slab.runs.shape, np.uint8)
             paint_runs(slab.runs, clusters.of_slab(index)[slab.component] == largest, inside)
             strip[inside.reshape(strip.shape) == 0] = np.nan
             kept.write(start, strip)
     return threshold, steep, cells - int(clusters.size[largest])
-
-
-def _as_slab(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Rows of a map as planes of one row: 6-connected there is 4-connected here."""
-    return np.ascontiguousarray(mask).view(np.uint8)[:, np.newaxis, :]
 
 
 def _gradients(
@@ -354,13 +308,15 @@ def _order_statistic(strips: Callable[[], Iterable[NDArray[np.float64]]], count:
     Doubles that are not negative order like their bits, so a histogram of the leading bits tells which of them the
     element has; the next pass looks at the values that have them, until these are few enough to be sorted.
     """
-    bits, known, digit_bits = 63, 0, 21
+    bits, known = 63, 0
     while bits > 0 and count > at_once:
+        digit_bits = min(_DIGIT_BITS, bits)
         counts = np.zeros(1 << digit_bits, np.int64)
         for values in strips():
             keys = values.reshape(-1).view(np.uint64)
             keys = keys[keys >> bits == known]
-            np.add.at(counts, (keys >> (bits - digit_bits)) & ((1 << digit_bits) - 1), 1)
+            digits = (keys >> (bits - digit_bits)) & ((1 << digit_bits) - 1)
+            counts += np.bincount(digits.astype(np.intp), minlength=1 << digit_bits)
         up_to = np.cumsum(counts)
         digit = int(np.searchsorted(up_to, rank, side="right"))
         count = int(counts[digit])

@@ -60,8 +60,7 @@ def patch_map(
     to Qhull how polygons of four and more corners are cut: on the transposed map it differs from itself. ``"linear"``
     equals it where the subdivision is a triangulation and lies between the extremes of all triangulations elsewhere.
 
-    Memory: 17 bytes a cell (``"harmonic"``: 14 bytes) and 8 for the result; ``"harmonic"`` also needs up to 1.4 KB a
-    cell of its largest hole.
+    Memory: 10 bytes a cell beside the result (``"harmonic"``: 7, and about 1.4 KB a cell of the largest hole).
     """
     if method not in get_args(PatchMethod):
         raise ValueError(f"method is {method!r}; allowed are {', '.join(get_args(PatchMethod))}")
