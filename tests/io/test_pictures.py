@@ -136,7 +136,7 @@ def test_what_the_disk_says_is_told(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"a\.png: cannot be written: No such file or directory"):
         picture(tmp_path / "no" / "a.png", np.eye(3))
 
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

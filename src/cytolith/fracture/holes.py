@@ -7,11 +7,10 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cytolith.fracture.labelling import Labelling, label_slab, runs_of_slab
 from cytolith.io.row_file import RowFile
-from cytolith.kernels.clusters import paint_runs
+from cytolith.kernels.clusters import label_cells, paint_runs
 from cytolith.kernels.patching import PatchMethod, patch_map
 
 
@@ -93,7 +92,7 @@ def _own_holes(missing: NDArray[np.bool_], start: int, stop: int) -> tuple[NDArr
     """Holes of a window, numbered from 1, and which begin in its rows start ... stop - 1; start is 0 or 1."""
     if not missing[start:stop].any():
         return np.zeros(missing.shape, np.int32), np.zeros(1, np.bool_)
-    hole, count = ndimage.label(missing)
+    hole, count = label_cells(missing)
     own = _occurring(hole[start:stop], count + 1) & ~_occurring(hole[:start], count + 1)
     own[0] = False
     return hole, own

@@ -177,7 +177,7 @@ def write_map_picture(
         "ma",
     )
     try:
-        canvas.save(path, "PNG")
+        canvas.save(path, "PNG", compress_level=2)
     except OSError as error:
         raise output_error(path, error) from error
 

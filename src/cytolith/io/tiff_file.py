@@ -29,6 +29,9 @@ from cytolith.io.volume import PartialVoxelSize, Selection, Storage, Volume, sha
 from cytolith.io.voxel_sizes import tiff_voxel_size
 
 _KINDS = {"ome": "OME-TIFF", "imagej": "ImageJ TIFF", "lsm": "LSM", "mmstack": "Micro-Manager TIFF"}
+_LAYOUT_TAGS = frozenset(
+    (*range(254, 260), 262, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 338, 339, 347, *range(32_000, 35_000))
+)
 _DESCRIPTION = 270  # the tag with OME-XML, ImageJ or other metadata
 _MOST_CHANNELS = 7  # of ImageJ; more, and no z, is how tifffile writes a plain stack for ImageJ: they are planes
 _UNNAMED = "IQ"  # tifffile's letters for pages that are just one after the other
@@ -119,17 +122,17 @@ def _refuse_lost_pages(tif: tifffile.TiffFile, name: str) -> None:
         raise VolumeError(f"{name} is cut off, its description is lost; copy or export it again")
 
 
-def _next_page(tif: tifffile.TiffFile, offset: int) -> tuple[list[int], int]:
-    """Codes of the tags of the page at an offset, and the offset of the page that follows; 0 ends the chain."""
+def _next_page(tif: tifffile.TiffFile, offset: int) -> tuple[dict[int, bytes], int]:
+    """Tags of the page at an offset as stored, by code, and the offset of the page that follows; 0 ends the chain."""
     layout, file = tif.tiff, tif.filehandle
     file.seek(offset)
     count = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
     entries = file.read(count * layout.tagsize)
-    codes = [
-        struct.unpack_from(f"{layout.byteorder}H", entries, place)[0]
+    tags = {
+        struct.unpack_from(f"{layout.byteorder}H", entries, place)[0]: entries[place : place + layout.tagsize]
         for place in range(0, len(entries), layout.tagsize)
-    ]
-    return codes, struct.unpack(layout.offsetformat, file.read(layout.offsetsize))[0]
+    }
+    return tags, struct.unpack(layout.offsetformat, file.read(layout.offsetsize))[0]
 
 
 def _refuse_lost_planes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
@@ -260,13 +263,21 @@ def _planes(
         return [stored_plane(f"{name}, plane {z}", path, first, [begin], [size]) for z, begin in enumerate(begins)]
     layouts = {first.key: first}
     planes = []
+    expected = _layout_tags(keyframe.parent, keyframe.offset) if every_page and not series.is_multifile else None
     for z, number in enumerate(numbers):
         page = series[number] if number < len(series) else None
         if page is None:
             raise VolumeError(f"{name}: plane {z} is missing (cut off, or in another file that is gone); put it back")
         key_page = page.keyframe or keyframe
         is_open = not page.parent.filehandle.closed
-        if every_page and is_open and isinstance(page, tifffile.TiffFrame) and page.offset > 0:
+        if (
+            every_page
+            and is_open
+            and isinstance(page, tifffile.TiffFrame)
+            and page.offset > 0
+            # parsing the page as a whole costs 20 times as much
+            and (expected is None or _layout_tags(page.parent, page.offset) != expected)
+        ):
             key_page = page.aspage()
         key, path = layout_key(key_page), page.parent.filehandle.path
         if key not in layouts:
@@ -281,6 +292,11 @@ def _planes(
             )
         )
     return planes
+
+
+def _layout_tags(tif: tifffile.TiffFile, offset: int) -> dict[int, bytes]:
+    """Tags that say how the voxels of the page at an offset are stored, where they lie excepted."""
+    return {code: entry for code, entry in _next_page(tif, offset)[0].items() if code in _LAYOUT_TAGS}
 
 
 def _check_sizes(planes: Sequence[StoredPlane]) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Shape
 from cytolith.errors import VolumeError
-from cytolith.io.volume import one_line
+from cytolith.io.volume import READ_AS_FLOAT, one_line
 
 # What tifffile logs about a damaged file comes again as one VolumeError; without a handler Python prints it as well.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -166,10 +166,10 @@ def _refuse_unusual(page: tifffile.TiffPage, name: str) -> None:
         raise VolumeError(
             f"{name} is stored in a way that is not supported (volumetric or subsampled); export gray planes"
         )
-    if page.dtype.kind not in "biu" and _photometric(page) == "miniswhite":
+    if _photometric(page) == "miniswhite" and (page.dtype.kind == "f" or page.dtype.name in READ_AS_FLOAT):
         raise VolumeError(
-            f"{name} holds {page.dtype.name} voxels with white as 0 (miniswhite): floating point has no highest value "
-            "to invert from, save it as minisblack"
+            f"{name} holds {page.dtype.name} voxels with white as 0 (miniswhite), which are read as floating point: "
+            "that has no highest value to invert from, save it as minisblack"
         )
 
 

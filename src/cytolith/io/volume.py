@@ -20,7 +20,8 @@ from cytolith.errors import VolumeError
 from cytolith.io.zarr_stores import inside_store
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "int16", "float32")
-_READ_AS = {"bool": "uint8"} | dict.fromkeys(("float64", "int8", "int32", "uint32", "int64", "uint64"), "float32")
+READ_AS_FLOAT = ("float64", "int8", "int32", "uint32", "int64", "uint64")
+_READ_AS = {"bool": "uint8"} | dict.fromkeys(READ_AS_FLOAT, "float32")
 
 PartialVoxelSize = tuple[float | None, float | None, float | None]
 """What metadata says about the voxel size in micrometres, (z, y, x); None where it says nothing usable."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.kernels.components import Runs
+from cytolith.kernels.components import Runs, connect_runs, mask_runs
 from cytolith.kernels.jit import jit, jit_inline
 
 
@@ -125,6 +125,29 @@ def paint_runs(runs: Runs, values: NDArray[Any], out: NDArray[Any]) -> None:
     if out.shape != runs.shape or not out.flags.c_contiguous:
         raise ValueError(f"out: C-contiguous {runs.shape} needed, {out.shape} given")
     _paint(runs.row_start, runs.start, runs.stop, np.asarray(values, out.dtype), out.reshape(Z * Y, X))
+
+
+def label_cells(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Labels of a map: 4-connected components, as ``scipy.ndimage.label`` numbers them.
+
+    Parameters
+    ----------
+    mask
+        bool, (rows, columns).
+
+    Returns
+    -------
+    labels
+        int32, (rows, columns): 0 outside the mask, else 1 ... count.
+    count
+        Number of components.
+    """
+    rows = np.ascontiguousarray(mask)[:, np.newaxis, :]  # rows as planes: 6-connected there is 4-connected here
+    runs = mask_runs(rows, 0)
+    component, count = connect_runs(runs, 6)
+    labels = np.empty(rows.shape, np.int32)
+    paint_runs(runs, component + np.int32(1), labels)
+    return labels[:, 0, :], count
 
 
 @jit

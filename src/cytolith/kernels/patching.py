@@ -6,9 +6,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import splu
 
+from cytolith.kernels.clusters import label_cells
 from cytolith.kernels.delaunay import MAX_EXTENT, between, fill_delaunay
 from cytolith.kernels.jit import jit, jit_inline
 
@@ -98,8 +97,7 @@ def patch_map(
 
 def _fill_harmonic(wanted: NDArray[np.bool_], out: NDArray[np.float64]) -> None:
     """Solve hole by hole, so that what a hole becomes does not depend on the others in the window."""
-    labels = np.empty(out.shape, np.int32)
-    count = int(ndimage.label(np.isnan(out), output=labels))
+    labels, count = label_cells(np.isnan(out))
     asked = np.zeros(count + 1, np.bool_)
     asked[labels[wanted]] = True
     cells = np.flatnonzero(asked[labels])
@@ -125,6 +123,9 @@ def _fill_harmonic(wanted: NDArray[np.bool_], out: NDArray[np.float64]) -> None:
 def _solve_sparse(
     degree: NDArray[np.float64], force: NDArray[np.float64], up: NDArray[np.int32], before: NDArray[np.int32]
 ) -> NDArray[np.float64]:
+    from scipy import sparse  # a quarter of a second that other methods and small holes do not wait for
+    from scipy.sparse.linalg import splu
+
     row = np.arange(degree.size)
     i = np.concatenate([row[up >= 0], row[before >= 0]])
     j = np.concatenate([up[up >= 0], before[before >= 0]])
