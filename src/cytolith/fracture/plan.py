@@ -22,7 +22,7 @@ RUN_BYTES = 28
 """Memory of a run of voxels while its slab is at work."""
 RUN_SHARE = 1 / 16
 """Runs a voxel that the plan has room for; noise has up to one in two, of which a run is told when it meets it."""
-CLUSTER_BYTES = 320
+CLUSTER_BYTES = 200
 """Memory of a cluster, from its first component to its row in the table."""
 
 
