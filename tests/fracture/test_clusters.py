@@ -9,6 +9,7 @@ from scipy import ndimage
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 from cytolith.fracture.clusters import by_size, cluster_table, keep_largest, label_clusters, make_passes, table_columns
 from cytolith.fracture.labelling import Labelling, label_slab
+from cytolith.fracture.source import Source
 from cytolith.io.volume import open_volume
 
 STRUCTURE = {
@@ -106,7 +107,7 @@ def test_not_a_number_names_the_plane():
         label_clusters(values, workers=1)
 
 
-def test_labels_and_kept_volumes_on_disk(tmp_path):
+def test_labels_and_kept_volumes_on_disk(tmp_path, monkeypatch):
     mask = np.random.default_rng(3).random((7, 8, 9)) < 0.1
     labels, _ = oracle(mask)
     table, path = label_clusters(mask, labels=tmp_path / "labels.npy")
@@ -116,8 +117,14 @@ def test_labels_and_kept_volumes_on_disk(tmp_path):
     kept = open_volume(path)
     assert kept.voxel_size == (3, 2, 1)
     np.testing.assert_array_equal(kept.read((slice(0, 7), slice(0, 8), slice(0, 9))), np.isin(labels, (1, 2)) * 255)
-    with pytest.raises(OutputError, match="exists already"):
-        keep_largest(mask, output=path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Source, "read", lambda *_: pytest.fail("the volume was read"))
+        for wrong, message in ((path, "exists already; remove it"), (tmp_path / "a.foo", "one of these endings")):
+            with pytest.raises(OutputError, match=message):
+                keep_largest(mask, output=wrong)
+            with pytest.raises(OutputError, match=message):
+                label_clusters(mask, labels=wrong)
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["kept.zarr", "labels.npy"]
 
 
 def test_wrong_parameters():
@@ -129,6 +136,11 @@ def test_wrong_parameters():
         label_clusters(mask, connectivity=8)
     with pytest.raises(ConfigError, match="--workers 0"):
         label_clusters(mask, workers=0)
+    with pytest.raises(ConfigError, match="planes 0"):
+        make_passes(mask, 26, None, False, 1, None, planes=0)
+    for threshold in (np.nan, np.inf):
+        with pytest.raises(ConfigError, match="--threshold"):
+            label_clusters(mask, threshold=threshold, invert=True)
 
 
 def test_more_clusters_than_memory_holds_is_refused_with_an_estimate():

@@ -364,3 +364,7 @@ def test_recorded_maps_of_the_original(name, stem, percent, largest, shared, tmp
     if stem != "edge-random":
         kept = np.isfinite(filter_offsets(patch_map(np.where(raw < 0, np.nan, raw)))) & (raw >= 0)
         assert not (differs & kept).any()
+
+
+def test_gradients_whose_squares_underflow():
+    np.testing.assert_array_equal(filter_offsets([[0, 1e-170, 2e-170]]), [[0, 1e-170, 2e-170]])

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize
 from cytolith.engine.executors import make_executor
 from cytolith.engine.machine import default_memory, default_workers
 from cytolith.engine.run import Listener
-from cytolith.errors import ConfigError
+from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.passes import Painting, Passes
 from cytolith.fracture.plan import SlabPlan, plan_slabs
 from cytolith.fracture.source import Source
-from cytolith.io.sink import create_sink
+from cytolith.io.sink import Sink, create_sink
 from cytolith.io.volume import open_volume
 
 Table: TypeAlias = dict[str, NDArray[Any]]
@@ -31,7 +34,7 @@ def label_clusters(
     connectivity: int = 26,
     threshold: float | None = None,
     invert: bool = False,
-    labels: bool | str | PathLike[str] = False,
+    labels: bool | str | PathLike[str] | None = False,
     workers: int | None = None,
     memory: int | None = None,
 ) -> Any:
@@ -45,7 +48,8 @@ def label_clusters(
     connectivity
         26: voxels that share a face, an edge or a corner are connected; 18: a face or an edge; 6: a face.
     threshold
-        A voxel belongs to a cluster where it is greater than this instead.
+        A voxel belongs to a cluster where it is greater than this instead; both are compared as the volume is read,
+        float64 and large integers as float32.
     invert
         Clusters of the other voxels.
     labels
@@ -81,15 +85,15 @@ def label_clusters(
             [0, 1, 0, 2]]], dtype=int32)
     """
     passes = make_passes(source, connectivity, threshold, invert, workers, memory, painted_bytes=4 if labels else 0)
-    with passes.executor:
+    with passes.executor, _canvas(passes, np.int32, None if labels is True else labels) as canvas:
         clusters = passes.find()
         order = by_size(clusters)
         table = cluster_table(clusters, order)
-        if labels is False:
+        if labels is None or labels is False:
             return table
         ids = np.empty(len(order), np.int32)
         ids[order] = np.arange(1, len(order) + 1)
-        return table, _paint(passes, clusters, ids, labels)
+        return table, _paint(passes, clusters, ids, canvas)
 
 
 def keep_largest(
@@ -134,11 +138,10 @@ def keep_largest(
     """
     check_count(n, "n")
     passes = make_passes(source, connectivity, threshold, invert, workers, memory, painted_bytes=1)
-    with passes.executor:
+    with passes.executor, _canvas(passes, np.uint8, output) as canvas:
         clusters = passes.find()
         kept = kept_of(by_size(clusters), n)
-        result: NDArray[np.uint8] | Path
-        result = _paint(passes, clusters, kept * np.uint8(255), True if output is None else output)
+        result: NDArray[np.uint8] | Path = _paint(passes, clusters, kept * np.uint8(255), canvas)
         return result
 
 
@@ -147,6 +150,12 @@ def check_count(n: Any, option: str) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ConfigError(f"{option} {n}: give a whole number of clusters to keep, 1 or more")
     return int(n)
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no finite number."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise ConfigError(f"--threshold {threshold}: give a number")
 
 
 def make_passes(
@@ -164,6 +173,7 @@ def make_passes(
     """Passes over anything that can be opened, planned and with workers at hand."""
     if connectivity not in (6, 18, 26):
         raise ConfigError(f"connectivity {connectivity}: give 6, 18 or 26")
+    check_threshold(threshold)
     checked = Source(open_volume(source), threshold, invert)
     checked.volume.check()
     plan = plan_passes(checked, workers, memory, painted_bytes=painted_bytes, planes=planes)
@@ -183,6 +193,8 @@ def plan_passes(
     workers = default_workers() if workers is None else workers
     if workers < 1:
         raise ConfigError(f"--workers {workers}: give at least 1")
+    if planes is not None and planes < 1:
+        raise ConfigError(f"planes {planes}: give at least 1")
     volume = source.volume
     return plan_slabs(
         volume.shape,
@@ -258,24 +270,33 @@ def table_columns(table: Table, shape: Shape, voxel_size: VoxelSize | None, kept
 class _ArrayWriter:
     """A sink in memory."""
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self.array = array
+    def __init__(self, shape: Shape, dtype: DTypeLike) -> None:
+        self.array = np.empty(shape, dtype)
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
         self.array[region] = array
 
 
-def _paint(passes: Passes, clusters: Clusters, values: NDArray[Any], output: bool | str | PathLike[str]) -> Any:
-    """Volume in which each cluster has its value, as an array or at a path."""
+@contextmanager
+def _canvas(passes: Passes, dtype: DTypeLike, output: str | PathLike[str] | bool | None) -> Iterator[Sink | None]:
+    """Where a painted volume will be written, checked and made before any work; None: in memory, or nowhere."""
+    if output is None or isinstance(output, bool):
+        yield None
+        return
+    path = Path(os.fspath(output)).expanduser()
+    if path.exists():
+        raise OutputError(f"{path} exists already; remove it, or give another path")
     volume = passes.source.volume
+    with create_sink(path, volume.shape, dtype, passes.slabs.plan.core, voxel_size=volume.voxel_size) as sink:
+        yield sink
+
+
+def _paint(passes: Passes, clusters: Clusters, values: NDArray[Any], canvas: Sink | None) -> Any:
+    """Volume in which each cluster has its value, as an array or at a path."""
     keep = np.ones(len(values), np.uint8)
-    if isinstance(output, bool):
-        writer = _ArrayWriter(np.empty(volume.shape, values.dtype))
+    if canvas is None:
+        writer = _ArrayWriter(passes.source.volume.shape, values.dtype)
         passes.apply(clusters, keep, paintings=[Painting(values, writer)])
         return writer.array
-    path = Path(os.fspath(output))
-    core = passes.slabs.plan.core
-    sink = create_sink(path, volume.shape, values.dtype, block_shape=core, voxel_size=volume.voxel_size)
-    with sink:
-        passes.apply(clusters, keep, paintings=[Painting(values, sink)])
-    return path
+    passes.apply(clusters, keep, paintings=[Painting(values, canvas)])
+    return canvas.path

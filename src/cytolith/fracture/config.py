@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from cytolith.axes import AXES
 from cytolith.errors import ConfigError
-from cytolith.fracture.clusters import check_count
+from cytolith.fracture.clusters import check_count, check_threshold
 from cytolith.fracture.maps import OffsetSettings
 
 
@@ -63,8 +62,7 @@ class FractureConfig:
     def __post_init__(self) -> None:
         if self.n is not None:
             check_count(self.n, "-n")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ConfigError(f"--threshold {self.threshold}: give a number")
+        check_threshold(self.threshold)
         if self.axis not in AXES:
             raise ConfigError(f"--axis {self.axis}: choose one of {', '.join(AXES)}")
         for name, wanted, switch, given in (

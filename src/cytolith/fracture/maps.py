@@ -97,7 +97,7 @@ class OffsetReport:
 
 
 def settle_offsets(
-    raw: RowFile, folder: Path, settings: OffsetSettings, *, cells_at_once: int = _CELLS_AT_ONCE
+    raw: RowFile, folder: Path, settings: OffsetSettings, *, cells_at_once: int | None = None
 ) -> tuple[RowFile, OffsetReport]:
     """Patched, filtered and again patched offset map.
 
@@ -111,7 +111,8 @@ def settle_offsets(
     settings
         How it is patched and filtered.
     cells_at_once
-        About how many cells are held at a time; it never changes the result.
+        About how many cells are held at a time; default: 65,536, or 32 rows where these are fewer than 2^20 cells. It
+        never changes the result.
 
     Returns
     -------
@@ -139,6 +140,8 @@ def settle_offsets(
     A hole is patched in one piece: memory also follows the largest hole, at about 40 bytes a cell of its box.
     """
     settled = RowFile.temporary(folder, raw.shape, np.float64)
+    if cells_at_once is None:  # strips of very few rows would make most holes tall ones
+        cells_at_once = max(_CELLS_AT_ONCE, min(32 * raw.shape[1], 1 << 20))
     try:
         report = _settle(raw, settled, folder, settings, max(1, cells_at_once // raw.shape[1]))
     except BaseException:
@@ -247,7 +250,8 @@ def _filter(patched: _Rows, kept: _Rows, settings: OffsetSettings, rows_at_once:
 
     def magnitudes() -> Iterator[NDArray[np.float64]]:
         for _, _, down, across in _gradients(patched, rows_at_once):
-            yield np.sqrt(down * down + across * across)
+            squares = np.sqrt(down * down + across * across)
+            yield np.maximum(squares, np.maximum(np.abs(down), np.abs(across)))  # a tiny square may be 0
 
     rank = _percentile_rank(settings.percentile, cells)
     threshold = _order_statistic(magnitudes, cells, rank, rows_at_once * columns)

@@ -53,7 +53,8 @@ class Source:
             compare: np.ufunc = np.equal if self.invert else np.not_equal
         else:
             compare = np.less_equal
-        compare(image, self.threshold or 0, out=mask.view(np.bool_))
+        with np.errstate(over="ignore"):  # a threshold beyond float32
+            compare(image, self.threshold or 0, out=mask.view(np.bool_))
         return mask, 0
 
     def _refuse_nan(self, image: NDArray[Any], region: Region) -> None:

@@ -119,7 +119,8 @@ class Volume(ABC):
                 f"{self.name}: out is {out.shape} {out.dtype}, but the region needs C-contiguous {extent} {self.dtype}"
             )
         if out.size:
-            self._read_into(region, out)
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
+                self._read_into(region, out)
         return out
 
     @abstractmethod

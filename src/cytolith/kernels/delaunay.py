@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from cytolith.kernels.jit import jit, jit_inline
 
+_NEAR = 32
+"""Rows above and below a cell that are looked at before those farther away."""
 MAX_EXTENT = 1 << 20
 """Rows or columns up to which every sign is exact: 4 MAX_EXTENT^3 is below 2^63."""
 
@@ -195,19 +197,23 @@ def _first_triangle(
     sx, tx = int(left[s, columns - 1]), int(left[t, columns - 1])
     if _cross(q - p, qx - px, y - p, x - px) < 0 or _cross(t - s, tx - sx, y - s, x - sx) > 0:
         return outside
-    # the nearest valid cells along the row and the column make a small triangle
+    # a small triangle leaves little to pivot: two valid cells with this one between them, and another close by
     west, east = int(left[y, x]), int(right[y, x])
-    north, south = y - 1, y + 1
-    while north >= 0 and left[north, x] != x:
-        north -= 1
-    while south < rows and left[south, x] != x:
-        south += 1
     if west >= 0 and east < columns:
-        if north >= 0:
-            return (y, west, y, east, north, x)
-        if south < rows:
-            return (y, west, y, east, south, x)
-    if north >= 0 and south < rows:
+        for k in range(1, rows):
+            for r in (y - k, y + k):
+                if 0 <= r < rows:
+                    before, after = int(left[r, x]), int(right[r, x])
+                    if before >= 0 and (after == columns or x - before <= after - x):
+                        return (y, west, y, east, r, before)
+                    if after < columns:
+                        return (y, west, y, east, r, after)
+    north, south = y - 1, y + 1
+    while north >= max(0, y - _NEAR) and left[north, x] != x:
+        north -= 1
+    while south < min(rows, y + _NEAR) and left[south, x] != x:
+        south += 1
+    if north >= max(0, y - _NEAR) and south < min(rows, y + _NEAR):
         if west >= 0:
             return (north, x, south, x, y, west)
         if east < columns:
@@ -267,20 +273,27 @@ def _polygon_around(
         first = int(max(0.0, np.ceil(middle - half)))
         last = int(min(rows - 1.0, np.floor(middle + half)))
         # along a row the depth grows away from the column of the centre, so two cells a row are all that count
+        # any cell inside will do: one close by leaves a smaller circle, so rows far away are seldom gone through
         deepest, ey, ex = 0.0, -1, -1
-        for r in range(first, last + 1):
-            if before >= 0:
-                c = int(left[r, before])
-                if c >= 0:
-                    depth = _depth(area, ny, nx, r - ay, c - ax)
-                    if depth < deepest:
-                        deepest, ey, ex = depth, r, c
-            if after < columns:
-                c = int(right[r, after])
-                if c < columns:
-                    depth = _depth(area, ny, nx, r - ay, c - ax)
-                    if depth < deepest:
-                        deepest, ey, ex = depth, r, c
+        reach = _NEAR
+        while True:
+            low, high = max(first, y - reach), min(last, y + reach)
+            for r in range(low, high + 1):
+                if before >= 0:
+                    c = int(left[r, before])
+                    if c >= 0:
+                        depth = _depth(area, ny, nx, r - ay, c - ax)
+                        if depth < deepest:
+                            deepest, ey, ex = depth, r, c
+                if after < columns:
+                    c = int(right[r, after])
+                    if c < columns:
+                        depth = _depth(area, ny, nx, r - ay, c - ax)
+                        if depth < deepest:
+                            deepest, ey, ex = depth, r, c
+            if ey >= 0 or (low == first and high == last):
+                break
+            reach *= 8
         if ey < 0:
             break
         # of the corners around, one has the cell on its left and the next has it on its right: keep those two
