@@ -19,7 +19,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _QUANTITY = re.compile(rf"^\s*({_NUMBER})\s*([a-zA-Zµμ]*)\s*$")
 _MICROMETRE = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
 _VOXEL = {"", "vx", "voxel", "voxels", "px", "pixel", "pixels"}
-_BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 
 
 def _split(text: str, kind: str) -> tuple[float, str]:
@@ -140,7 +140,7 @@ def parse_bytes(text: str | float) -> int:
     prefix = unit.removesuffix("ib").removesuffix("b") if unit != "b" else ""
     if prefix not in _BYTES:
         raise ConfigError(f'{text!r} has the unknown unit {unit!r}: give for example "8GiB" or "500MB"')
-    scale = 1024 ** "_kmgt".index(prefix) if binary and prefix else _BYTES[prefix]
+    scale = 1024 ** "_kmgtp".index(prefix) if binary and prefix else _BYTES[prefix]
     size = number * scale
     if not math.isfinite(size) or size <= 0:
         raise ConfigError(f"{text!r} is not a memory size: it must be positive")

@@ -136,6 +136,9 @@ def write_bad_inputs(folder):
         (["absent.tif"], 1, "absent.tif does not exist"),
         (["whole.tif", "-n", "0"], 2, "-n 0"),
         (["whole.tif", "-n", "-1"], 2, "-n -1"),
+        (["whole.tif", "--aper-map-name", ".."], 2, "--aper-map-name"),
+        (["whole.tif", "--offset-map-name", "/"], 2, "--offset-map-name"),
+        ([""], 1, "empty name"),
         (["whole.tif", "--axis", "t"], 2, "--axis t"),
         (["whole.tif", "--percentile", "101"], 2, "--percentile 101"),
         (["whole.tif", "--memory", "1MB"], 1, "give at least"),
@@ -160,19 +163,37 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, code, mes
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_interrupt_leaves_nothing(tmp_path):
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((200, 500, 500)) < 0.3)
+@pytest.mark.parametrize(
+    ("number", "code", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_leaves_nothing(tmp_path, number, code, last):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((300, 500, 500)) < 0.3)
     process = subprocess.Popen(
         [*COMMAND, "fracture", "v.npy", "-o", "out", "-n", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("out/*.partial")) and time.monotonic() < end and process.poll() is None:
+    while not list(tmp_path.glob("out/.cytolith*")) and time.monotonic() < end and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "cytolith: interrupted; nothing half-written is left"
-    assert list((tmp_path / "out").iterdir()) == []
+    assert process.returncode == code, errors
+    assert errors.splitlines()[-1] == f"cytolith: {last}; nothing half-written is left"
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_that_nobody_reads_is_no_failure(rock, tmp_path):
+    line = f"'{COMMAND[0]}' fracture '{rock / 'fracture.tif'}' --no-pictures -f"
+    for redirection in (">&-", "2>&-", "| true"):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line} {redirection}"], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), redirection
+
+
+def test_fractions_are_no_counts(rock, tmp_path):
+    done = call("fracture", rock / "fracture.tif", "-n", "2.5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'2.5' is not a whole number" in done.stderr
 
 
 STARTER = """

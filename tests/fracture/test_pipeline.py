@@ -1,16 +1,21 @@
 """The whole fracture run: files, maps, stacks, and what becomes of odd input."""
 
+import gc
 import json
 import lzma
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cytolith.errors import ConfigError, OutputError, VolumeError
+from cytolith.engine.run import BlockDone, Planned
+from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.maps import OffsetSettings
 from cytolith.fracture.outputs import stem_of
@@ -257,6 +262,7 @@ def test_results_do_not_replace_the_input_or_each_other(tmp_path):
     tifffile.imwrite(stack, np.ones((3, 4, 5), np.uint8), photometric="minisblack")
     for config, message in (
         (FractureConfig(n=1, stack_name="rock.tif"), "is the input"),
+        (FractureConfig(aperture_name="x" * 300), "x"),
         (FractureConfig(aperture_name="a.txt", offset_name="a.txt"), "would be both"),
         (FractureConfig(n=1, stack_name="a.png"), r"a\.png"),
     ):
@@ -267,11 +273,115 @@ def test_results_do_not_replace_the_input_or_each_other(tmp_path):
     tifffile.imwrite(folder / "a0.tif", np.ones((4, 5), np.uint8))
     with pytest.raises(OutputError, match="lies in the input folder"):
         run_fracture(folder, folder)
+    with pytest.raises(OutputError, match="lies in the input folder"):
+        run_fracture(folder / "*.tif", folder)
+    store = tmp_path / "store.zarr"
+    zarr.open_group(store, mode="w").create_array("inside", data=np.ones((3, 4, 5), np.uint8))
+    with pytest.raises(OutputError, match="is the input, or holds it"):
+        run_fracture(store / "inside", tmp_path, FractureConfig(n=1, stack_name="store.zarr"), force=True)
+    assert (store / "inside").is_dir()
+    shutil.rmtree(store)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(OutputError, match="cannot be used for the results"):
-        run_fracture(stack, file / "deeper")
+    for wrong in (file, file / "deeper"):
+        with pytest.raises(OutputError, match=r"file.*for the results"):
+            run_fracture(stack, wrong)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "planes", "rock.tif"]
+
+
+def test_two_runs_do_not_mix(tmp_path):
+    mask = rough_fracture((8, 9, 7))
+    refused = []
+
+    def other_run(_):
+        if not refused:
+            with pytest.raises(OutputError, match="another run writes here") as caught:
+                run_fracture(~mask, tmp_path, force=True)
+            refused.append(caught)
+
+    run_fracture(mask, tmp_path, FractureConfig(n=1), listener=other_run)
+    assert refused
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "stack-processed.tif") > 0, largest(mask, 1)[0])
+    run_fracture(~mask, tmp_path, force=True)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("when", range(1, 12))
+def test_a_commit_that_fails_brings_back_what_was_there(tmp_path, monkeypatch, when, error):
+    mask = rough_fracture((8, 9, 7))
+    config = FractureConfig(n=1, zarr=True, clusters=False)
+    run_fracture(mask, tmp_path, config)
+    (tmp_path / "stack-offset-map.txt").unlink()
+
+    def contents():
+        return {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = contents()
+    count = 0
+    rename = Path.rename
+
+    def failing(self, target):
+        nonlocal count
+        count += 1
+        if count == when:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError
+    with pytest.raises(expected):
+        run_fracture(~mask, tmp_path, config, force=True)
+    assert contents() == before
+    assert not list(tmp_path.glob(".cyto*"))
+
+
+def test_a_volume_that_changes_during_the_run_is_noticed(tmp_path, monkeypatch):
+    mask = rough_fracture((8, 9, 7))
+    calls = []
+    read = Source.read
+
+    def changing(self, region, workspace):
+        calls.append(region)
+        image, level = read(self, region, workspace)
+        if len(calls) > 8:
+            image[0] = 0
+        return image, level
+
+    monkeypatch.setattr(Source, "read", changing)
+    with pytest.raises(VolumeError, match="has changed while it was read"):
+        run_fracture(mask, tmp_path, FractureConfig(n=1), planes=1, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("zarr_stack", [False, True])
+def test_an_interrupt_in_the_middle_of_writing(tmp_path, zarr_stack):
+    mask = rough_fracture((40, 60, 50))
+
+    def stop(event):
+        if isinstance(event, BlockDone) and event.block.index == 7 and passes.count("results"):
+            raise KeyboardInterrupt
+        if isinstance(event, Planned):
+            passes.append(event.name)
+
+    counts = []
+    for _ in range(5):
+        passes = []
+        with pytest.raises(KeyboardInterrupt):
+            run_fracture(mask, tmp_path, FractureConfig(n=1, zarr=zarr_stack), planes=1, workers=3, listener=stop)
+        assert not list(tmp_path.iterdir())
+        if Path("/proc/self/fd").exists():
+            gc.collect()
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert counts[1:] == counts[:1] * len(counts[1:])  # the first run may start what a library keeps
+
+
+def test_a_hole_too_large_for_the_memory_is_refused(tmp_path):
+    mask = np.zeros((300, 2, 400), np.uint8)
+    mask[[0, -1]] = mask[:, :, [0, -1]] = 1
+    harmonic = OffsetSettings("harmonic")
+    with pytest.raises(MemoryBudgetError, match=r"a hole of the offset map .* --interpolation linear"):
+        run_fracture(mask, tmp_path, FractureConfig(offsets=harmonic), memory=300 * 2**20)
+    run_fracture(mask, tmp_path, memory=300 * 2**20)
 
 
 def test_names_and_switches(tmp_path):

@@ -161,6 +161,21 @@ def test_other_dtypes_are_refused(tmp_path, dtype):
         open_volume(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "deflate"}, {"metadata": None}])
+def test_pages_written_one_by_one_are_planes(tmp_path, options):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        for plane in VOLUME:
+            tif.write(plane, photometric="minisblack", **options)
+    volume = open_volume(tmp_path / "a.tif")
+    volume.check()
+    np.testing.assert_array_equal(everything(pickle.loads(pickle.dumps(volume))), VOLUME)
+    with tifffile.TiffWriter(tmp_path / "odd.tif") as tif:
+        for z, plane in enumerate(VOLUME):
+            tif.write(plane[:-1] if z == 2 else plane, photometric="minisblack", **options)
+    with pytest.raises(VolumeError, match=r"page 2 is .* all planes must be equal"):
+        open_volume(tmp_path / "odd.tif")
+
+
 @pytest.mark.parametrize("odd", [1, 3, 5])
 @pytest.mark.parametrize("change", [{"shape": (20, 31)}, {"dtype": "uint8"}, {"dtype": "bool"}])
 def test_a_page_of_another_kind(tmp_path, odd, change):

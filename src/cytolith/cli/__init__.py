@@ -1,8 +1,11 @@
 """The command line: thin functions around the public API; heavy imports wait until a command needs them."""
 
+import io
 import os
 import re
+import signal
 import sys
+from contextlib import suppress
 
 from cyclopts import App
 
@@ -41,6 +44,12 @@ app.command("cytolith.cli.sample:sample", name="sample", help="Write synthetic v
 def main(tokens: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     code: int | None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that the terminal's encoding lacks are no failure
+            stream.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):  # what batch systems send: clean up as after Ctrl-C
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminated)
     try:
         code = app(tokens)
     except SystemExit as end:  # wrong usage, help and version end so
@@ -49,8 +58,12 @@ def main(tokens: list[str] | None = None) -> None:
         code = _fail(str(error), 2)
     except CytolithError as error:
         code = _fail(str(error), 1)
+    except _TerminatedError as error:
+        code = _fail("terminated; nothing half-written is left", 128 + error.number)
     except KeyboardInterrupt:
         code = _fail("interrupted; nothing half-written is left", 130)
+    except BrokenPipeError:  # the reader of our text has gone; the results are in place
+        code = 0
     except MemoryError:
         code = _fail("the machine has no memory left: give less --memory or fewer --workers", 1)
     except OSError as error:
@@ -73,6 +86,19 @@ def _os_error(error: OSError) -> str:
 
 def _leave(code: int) -> None:
     """End the process without waiting for threads: ours may be deep in a compiled loop, a library's abort at exit."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, AttributeError):  # closed
+            stream.flush()
     os._exit(code)
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _terminated(number: int, _: object) -> None:
+    raise _TerminatedError(number)

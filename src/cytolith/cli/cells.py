@@ -11,6 +11,7 @@ from cytolith.axes import Shape
 from cytolith.cells.build import build_config, read_toml, to_toml
 from cytolith.cells.config import STEPS, SWITCH_ON, step_model
 from cytolith.cells.resolve import with_defaults
+from cytolith.cli.numbers import Whole
 from cytolith.errors import ConfigError
 from cytolith.quantities import parse_bytes, parse_triple
 
@@ -24,12 +25,12 @@ def _cells(
     *,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"], group=_RUN)] = None,
     voxel_size: Annotated[str | None, Parameter(group=_INPUT)] = None,
-    channel: Annotated[int | None, Parameter(group=_INPUT)] = None,
-    timepoint: Annotated[int | None, Parameter(group=_INPUT)] = None,
-    level: Annotated[int | None, Parameter(group=_INPUT)] = None,
+    channel: Annotated[Whole, Parameter(group=_INPUT)] = None,
+    timepoint: Annotated[Whole, Parameter(group=_INPUT)] = None,
+    level: Annotated[Whole, Parameter(group=_INPUT)] = None,
     dataset: Annotated[str | None, Parameter(group=_INPUT)] = None,
     config: Annotated[Path | None, Parameter(group=_RUN)] = None,
-    workers: Annotated[int | None, Parameter(group=_RUN)] = None,
+    workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     block: Annotated[str | None, Parameter(group=_RUN)] = None,
     overwrite: Annotated[bool, Parameter(negative="", group=_RUN)] = False,

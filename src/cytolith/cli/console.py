@@ -79,6 +79,8 @@ class Console:
             )
         if self._err.is_terminal:
             self._bar.start()
+            for task in self._bar.task_ids:  # of the pass before
+                self._bar.remove_task(task)
             self._task = self._bar.add_task(event.name, total=self._total, rate="")
 
     def _advance(self, voxels: int) -> None:
@@ -109,4 +111,4 @@ class Console:
         """Print what should be known about an input or a result."""
         if not self._quiet:
             for hint in hints:
-                self._err.print(f"Note: {hint}.")
+                self._err.print(f"Note: {hint}" + ("" if hint.endswith("?") else "."))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from cytolith.cli.numbers import Whole
 from cytolith.quantities import parse_bytes, parse_triple
 
 _INPUT = Group("Input", sort_key=1)
@@ -24,11 +25,11 @@ def fracture(
     threshold: Annotated[float | None, Parameter(group=_INPUT, allow_leading_hyphen=True)] = None,
     invert: Annotated[bool, Parameter(name=["--invert", "-i"], negative="", group=_INPUT)] = False,
     voxel_size: Annotated[str | None, Parameter(group=_INPUT)] = None,
-    channel: Annotated[int | None, Parameter(group=_INPUT)] = None,
-    timepoint: Annotated[int | None, Parameter(group=_INPUT)] = None,
-    level: Annotated[int | None, Parameter(group=_INPUT)] = None,
+    channel: Annotated[Whole, Parameter(group=_INPUT)] = None,
+    timepoint: Annotated[Whole, Parameter(group=_INPUT)] = None,
+    level: Annotated[Whole, Parameter(group=_INPUT)] = None,
     dataset: Annotated[str | None, Parameter(group=_INPUT)] = None,
-    n: Annotated[int | None, Parameter(name="-n", group=_CLUSTERS, allow_leading_hyphen=True)] = None,
+    n: Annotated[Whole, Parameter(name="-n", group=_CLUSTERS)] = None,
     gen_cluster_img: Annotated[bool, Parameter(negative="", group=_CLUSTERS)] = False,
     axis: Annotated[str, Parameter(group=_MAPS)] = "y",
     interpolation: Annotated[str, Parameter(group=_MAPS)] = "linear",
@@ -46,7 +47,7 @@ def fracture(
     img_stack_name: Annotated[str | None, Parameter(group=_FILES)] = None,
     zarr: Annotated[bool, Parameter(negative="", group=_FILES)] = False,
     force: Annotated[bool, Parameter(name=["--force", "-f"], negative="", group=_FILES)] = False,
-    workers: Annotated[int | None, Parameter(group=_RUN)] = None,
+    workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="", group=_RUN)] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", group=_RUN)] = False,
@@ -60,7 +61,8 @@ def fracture(
     output
         Folder for the results. Default: the current one.
     threshold
-        Fracture is where the stack is greater than this; for grey stacks.
+        Fracture is where the stack is greater than this; for grey stacks. Compared in single precision where voxels
+        have 32 or 64 bits.
     invert
         Fracture is black: exchange fracture and rock.
     voxel_size
@@ -72,7 +74,7 @@ def fracture(
     level
         Resolution level of an OME-Zarr; 0 is the finest.
     dataset
-        Path of the array inside a zarr group that is no OME-Zarr.
+        Path of the array inside a zarr group that is no OME-Zarr, or which image of a TIFF file.
     n
         Keep the N largest clusters of voxels connected over faces, edges and corners. Default: keep all voxels.
     gen_cluster_img

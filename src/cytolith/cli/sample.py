@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from cytolith.cli.numbers import WHOLE
 from cytolith.quantities import parse_triple
 
 sample = App(name="sample", help="Write synthetic volumes with known truth.")
@@ -16,7 +17,7 @@ def cells(
     /,
     *,
     shape: str = "64,256,256",
-    seed: int = 0,
+    seed: Annotated[int, WHOLE] = 0,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write a synthetic light-sheet volume of 6 x 1.62 x 1.62 um voxels with known cells.
@@ -49,7 +50,7 @@ def fracture(
     /,
     *,
     shape: str = "120,80,160",
-    seed: int = 0,
+    seed: Annotated[int, WHOLE] = 0,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Write a synthetic CT stack with one rough fracture of known maps, contact zones and speckle.

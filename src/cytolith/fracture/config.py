@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cytolith.axes import AXES
 from cytolith.errors import ConfigError
@@ -72,8 +73,8 @@ class FractureConfig:
         ):
             if name is not None and not wanted:
                 raise ConfigError(f"{given} {name} and {switch}: give one of the two")
-            if name is not None and not name.strip():
-                raise ConfigError(f"{given}: is empty; give a file name")
+            if name is not None and Path(name.strip()).name in ("", ".."):
+                raise ConfigError(f"{given} {name!r}: names no file; give a file name")
         if self.stack_name is not None and self.n is None and not self.cluster_image:
             raise ConfigError(
                 f"--img-stack-name {self.stack_name}: a stack is written only when clusters are kept; add -n"

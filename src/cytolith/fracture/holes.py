@@ -8,23 +8,32 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from cytolith.errors import MemoryBudgetError
 from cytolith.fracture.labelling import Clusters, Labelling, label_slab, runs_of_slab
 from cytolith.io.row_file import RowFile
 from cytolith.kernels.clusters import label_cells, paint_runs
 from cytolith.kernels.patching import PatchMethod, patch_map
+from cytolith.quantities import format_bytes
 
 _Read: TypeAlias = Callable[[int, int], NDArray[np.float64]]
 _CELLS_OF_A_BATCH = 1 << 21
 """Cells of the boxes of tall holes that are patched at once."""
+_WINDOW_BYTES = 36
+"""Memory of patching for each cell of a window."""
+_HARMONIC_BYTES = 1400
+"""Memory of the harmonic interpolation for each cell of a hole."""
+_ALWAYS = 32 * 2**20
+"""What may be taken in any case: the plan has put it aside."""
 
 
-def patch_rows(read: _Read, out: RowFile, method: str, rows_at_once: int) -> None:
+def patch_rows(read: _Read, out: RowFile, method: str, rows_at_once: int, memory: int | None) -> None:
     """Patch the map whose rows start ... stop - 1 `read` gives, and which has some valid cell, into `out`.
 
     What was in `out` does not matter. A strip owns the holes whose first row lies in it. It sees one row more above,
     where holes of other strips show themselves, and below as many rows as its holes take and one more, so that all
     around each of them is seen: a hole's values depend on nothing else (see `patch_map`). Holes that go on for several
-    strips, such as a margin without fracture, come last, each in its own box.
+    strips, such as a margin without fracture, come last, each in its own box. MemoryBudgetError: a hole needs more
+    than `memory`.
     """
     rows = out.shape[0]
     tall = False
@@ -41,6 +50,8 @@ def patch_rows(read: _Read, out: RowFile, method: str, rows_at_once: int) -> Non
             bottom = min(bottom + (bottom - top), furthest)
         tall = tall or bool(reaching.any())
         mine = (own & ~reaching)[hole]
+        if method == "harmonic" and mine.any():
+            _refuse_large(int(np.bincount(hole[mine]).max()) * _HARMONIC_BYTES, method, memory)
         end = stop
         if mine.any():
             end = max(end, top + 1 + int(np.flatnonzero(mine.any(axis=1))[-1]))
@@ -48,7 +59,7 @@ def patch_rows(read: _Read, out: RowFile, method: str, rows_at_once: int) -> Non
         # Holes of strips above reach in here and are filled already; those of strips below come in their turn.
         _put(out, window[start - top : end - top], start, rows_at_once)
     if tall:
-        _patch_tall(read, out, method, rows_at_once)
+        _patch_tall(read, out, method, rows_at_once, memory)
 
 
 def _furthest(start: int, rows_at_once: int, rows: int) -> int:
@@ -56,7 +67,7 @@ def _furthest(start: int, rows_at_once: int, rows: int) -> int:
     return min(start + 4 * rows_at_once + 1, rows)
 
 
-def _patch_tall(read: _Read, out: RowFile, method: str, rows_at_once: int) -> None:
+def _patch_tall(read: _Read, out: RowFile, method: str, rows_at_once: int, memory: int | None) -> None:
     """Patch the holes that reach beyond what is read for the strip in which they begin, a batch of them at once."""
     rows, columns = out.shape
     labelling = Labelling(connectivity=6)
@@ -70,12 +81,24 @@ def _patch_tall(read: _Read, out: RowFile, method: str, rows_at_once: int) -> No
         if furthest == rows or last < furthest:
             continue
         box = slice(max(first - 1, 0), min(last + 1, rows)), slice(max(left - 1, 0), min(right + 1, columns))
+        cells = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
+        harmonic = int(holes.size[number]) * _HARMONIC_BYTES if method == "harmonic" else 0
+        _refuse_large(cells * _WINDOW_BYTES + harmonic, method, memory)
         if batch and sum(hole.window.size for hole in batch) > _CELLS_OF_A_BATCH:
             _patch_batch(batch, holes, read, out, method, rows_at_once)
             batch.clear()
         batch.append(_TallHole(number, *box))
     if batch:
         _patch_batch(batch, holes, read, out, method, rows_at_once)
+
+
+def _refuse_large(needed: int, method: str, memory: int | None) -> None:
+    if memory is not None and needed > max(memory, _ALWAYS):
+        other = ", or --interpolation linear" if method == "harmonic" else ""
+        raise MemoryBudgetError(
+            f"a hole of the offset map needs {format_bytes(needed)} to be patched, more than the memory left "
+            f"({format_bytes(memory)}): give more --memory{other}"
+        )
 
 
 class _TallHole:

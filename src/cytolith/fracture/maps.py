@@ -97,7 +97,7 @@ class OffsetReport:
 
 
 def settle_offsets(
-    raw: RowFile, folder: Path, settings: OffsetSettings, *, cells_at_once: int | None = None
+    raw: RowFile, folder: Path, settings: OffsetSettings, *, cells_at_once: int | None = None, memory: int | None = None
 ) -> tuple[RowFile, OffsetReport]:
     """Patched, filtered and again patched offset map.
 
@@ -113,6 +113,8 @@ def settle_offsets(
     cells_at_once
         About how many cells are held at a time; default: 65,536, or 32 rows where these are fewer than 2^20 cells. It
         never changes the result.
+    memory
+        Bytes that patching a hole may take; default: any.
 
     Returns
     -------
@@ -126,6 +128,8 @@ def settle_offsets(
     ------
     OutputError
         A scratch file cannot be written, for instance because the disk is full. Those made here are removed.
+    MemoryBudgetError
+        A hole needs more than `memory`.
 
     Notes
     -----
@@ -143,7 +147,7 @@ def settle_offsets(
     if cells_at_once is None:  # strips of very few rows would make most holes tall ones
         cells_at_once = max(_CELLS_AT_ONCE, min(32 * raw.shape[1], 1 << 20))
     try:
-        report = _settle(raw, settled, folder, settings, max(1, cells_at_once // raw.shape[1]))
+        report = _settle(raw, settled, folder, settings, max(1, cells_at_once // raw.shape[1]), memory)
     except BaseException:
         settled.remove()
         raise
@@ -219,7 +223,14 @@ class _InMemory:
         self.array[start : start + len(rows)] = rows
 
 
-def _settle(raw: RowFile, settled: RowFile, folder: Path, settings: OffsetSettings, rows_at_once: int) -> OffsetReport:
+def _settle(
+    raw: RowFile,
+    settled: RowFile,
+    folder: Path,
+    settings: OffsetSettings,
+    rows_at_once: int,
+    memory: int | None,
+) -> OffsetReport:
     cells = raw.shape[0] * raw.shape[1]
     missing = sum(int(np.count_nonzero(strip < 0)) for _, strip in raw.strips(rows_at_once))
     if missing == cells:
@@ -231,13 +242,13 @@ def _settle(raw: RowFile, settled: RowFile, folder: Path, settings: OffsetSettin
         strip = raw.read(start, stop)
         return np.where(strip < 0, np.nan, strip)
 
-    patch_rows(offsets, settled, settings.interpolation, rows_at_once)
+    patch_rows(offsets, settled, settings.interpolation, rows_at_once, memory)
     if settings.filter == "none":
         return OffsetReport(cells, missing, None, 0, 0)
     kept = RowFile.temporary(folder, raw.shape, np.float64)
     try:
         threshold, steep, removed = _filter(settled, kept, settings, rows_at_once)
-        patch_rows(kept.read, settled, settings.interpolation, rows_at_once)
+        patch_rows(kept.read, settled, settings.interpolation, rows_at_once, memory)
     finally:
         kept.remove()
     return OffsetReport(cells, missing, threshold, steep, removed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,14 +15,17 @@ from numpy.typing import DTypeLike
 from cytolith.axes import Shape, VoxelSize
 from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
-from cytolith.io.files import flush
-from cytolith.io.sink import Sink, create_sink
+from cytolith.io.files import flush, lock_folder, output_error
+from cytolith.io.sink import SUFFIXES, Sink, create_sink
+
+_SCRATCH = ".cytolith-fracture-"
+_WILD = "*?["
 
 
 def stem_of(source: str | Path) -> str:
     """What files made from an input are called: its name without endings, or its folder's for a pattern."""
     path = Path(source)
-    if any(mark in path.name for mark in "*?["):
+    if any(mark in path.name for mark in _WILD):
         path = path.parent
     if path.suffix == "" or path.is_dir():
         path = next((part for part in (path, *path.parents) if ".zarr" in part.suffixes), path)
@@ -54,10 +60,13 @@ def name_outputs(config: FractureConfig, folder: Path, stem: str) -> dict[str, P
 class Outputs:
     """Files that appear together when all are whole, and of which nothing is left when a run fails.
 
+    Until then they lie in a scratch folder of the run beside where they belong. While it is entered no other run may
+    write into the same folders.
+
     Parameters
     ----------
     folder
-        Where scratch files go; made when it is not there.
+        Where most results and scratch files go; made when it is not there.
     stem
         What the results are called.
     paths
@@ -70,83 +79,172 @@ class Outputs:
     Raises
     ------
     OutputError
-        Two files have one path, a file exists and `force` is not set, or a folder cannot be written in.
+        Two files have one path, a file exists and `force` is not set, a folder cannot be written in, or another run
+        writes there.
     """
 
     def __init__(self, folder: Path, stem: str, paths: dict[str, Path], source: str | Path, *, force: bool) -> None:
         self.folder = folder
         self.stem = stem
         self.paths = paths
+        self._force = force
         self._sinks: list[Sink] = []
+        self._scratch: dict[Path, Path] = {}
+        self._locks: list[int] = []
+        self._made: list[Path] = []
+        self._names: dict[str, str] = {}
+        for key in ("stack", "cluster_image"):
+            if key in paths and paths[key].suffix.lower() not in SUFFIXES:
+                raise OutputError(f"{paths[key]}: a stack is written as {', '.join(SUFFIXES)}; give it such an ending")
         self._refuse_clashes(source)
-        existing = [path for path in paths.values() if path.exists()]
-        for path in existing:
-            if path.is_dir() and path.suffix != ".zarr":
-                raise OutputError(f"{path}: is a folder; give another name")
-        if existing and not force:
-            more = f" (and {len(existing) - 1} more of the results)" if len(existing) > 1 else ""
-            raise OutputError(
-                f"{existing[0]} exists already{more}: -f (--force) replaces, or give another folder with -o"
-            )
-        for parent in {folder, *(path.parent for path in paths.values())}:
-            _make_writable(parent)
+        self._refuse_existing()
+        try:
+            for parent in self._parents():
+                self._make_writable(parent)
+        except BaseException:
+            self._remove_made()
+            raise
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for scratch files; it is removed at the end."""
+        return self._scratch[self.folder]
 
     def partial(self, key: str) -> Path:
         """Where a file is written before it is put in place."""
         path = self.paths[key]
-        return path.with_name(f"{path.stem}.partial{path.suffix}")
+        return self._scratch[path.parent] / f"{key}{path.suffix.lower()}"
 
     def sink(self, key: str, shape: Shape, dtype: DTypeLike, block_shape: Shape, voxel_size: VoxelSize | None) -> Sink:
         """A stack to be written; it is put in place with the others."""
-        sink = create_sink(self.paths[key], shape, dtype, block_shape, overwrite=True, voxel_size=voxel_size)
+        sink = create_sink(self.partial(key), shape, dtype, block_shape, voxel_size=voxel_size)
         self._sinks.append(sink)
         return sink
 
+    def named(self, error: OutputError) -> OutputError:
+        """The error with the names of results in the place of scratch files."""
+        text = str(error)
+        for scratch, shown in self._names.items():
+            text = text.replace(scratch, shown)
+        return OutputError(text)
+
     def commit(self) -> None:
-        """Put all files in place."""
-        aside = {key: self.partial(key) for key in self.paths}
+        """Put all files in place; when one cannot be, those that were there before come back."""
+        placed: list[tuple[Path, Path, Path]] = []
         try:
-            for path in aside.values():
-                if path.is_file():
-                    flush(path)
-            while self._sinks:
-                self._sinks.pop().close()
-            for key, path in aside.items():
-                if path.is_file():
-                    path.replace(self.paths[key])
-        except OSError as error:
-            raise OutputError(f"{error.filename}: cannot be written: {error.strerror or error}") from error
+            for sink in self._sinks:
+                sink.close()
+            for key in self.paths:
+                if self.partial(key).is_file():
+                    flush(self.partial(key))
+            for key, path in self.paths.items():
+                new = self.partial(key)
+                old = new.with_name(f"{new.name}.old")
+                placed.append((path, new, old))
+                if os.path.lexists(path):
+                    path.rename(old)
+                new.rename(path)
+        except BaseException as error:
+            for path, new, old in reversed(placed):
+                if not os.path.lexists(new):
+                    _remove(path)
+                if os.path.lexists(old):
+                    old.rename(path)
+            if isinstance(error, OSError):
+                raise output_error(path, error) from error
+            raise
 
     def __enter__(self) -> Self:
+        try:
+            for parent in self._parents():
+                lock = lock_folder(parent)
+                if lock is not None:
+                    self._locks.append(lock)
+                    for left in parent.glob(f"{_SCRATCH}*"):  # of a run that was killed: no other one is at work
+                        _remove(left)
+                self._scratch[parent] = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+            self._names = {str(self.partial(key)): str(path) for key, path in self.paths.items()}
+            self._names |= {f"{scratch}{os.sep}": f"{parent}{os.sep}" for parent, scratch in self._scratch.items()}
+            self._refuse_existing()
+        except OSError as error:
+            self.__exit__(OSError, error, None)
+            raise output_error(self.folder, error) from error
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for sink in self._sinks:
-            sink.discard()
+            with suppress(OSError):  # what went wrong before is what counts
+                sink.discard()
         self._sinks.clear()
-        for key in self.paths:
-            path = self.partial(key)
-            if path.is_file():
-                path.unlink(missing_ok=True)
+        for scratch in self._scratch.values():
+            shutil.rmtree(scratch, ignore_errors=True)
+        self._scratch.clear()
+        if error is not None:
+            self._remove_made()
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def _parents(self) -> list[Path]:
+        return sorted({self.folder, *(path.parent for path in self.paths.values())})
+
+    def _refuse_existing(self) -> None:
+        existing = []
+        for path in self.paths.values():
+            try:
+                path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # a name too long
+                raise output_error(path, error) from None
+            existing.append(path)
+        for path in existing:
+            if path.is_dir() and path.suffix != ".zarr":
+                raise OutputError(f"{path}: is a folder; give another name")
+        if existing and not self._force:
+            more = f" (and {len(existing) - 1} more of the results)" if len(existing) > 1 else ""
+            raise OutputError(
+                f"{existing[0]} exists already{more}: -f (--force) replaces, or give another folder with -o"
+            )
 
     def _refuse_clashes(self, source: str | Path) -> None:
         seen: dict[Path, str] = {}
-        given = Path(source).expanduser().resolve()
+        given = Path(source).expanduser()
+        while any(mark in str(given) for mark in _WILD) and not given.exists():  # a pattern stands for its folder
+            given = given.parent
+        given = given.resolve()
         for key, path in self.paths.items():
             real = path.resolve()
             if real in seen:
                 raise OutputError(f"{path}: would be both {seen[real]} and {key}; give different names")
             seen[real] = key
-            if real == given:
-                raise OutputError(f"{path}: is the input; give the {key} another name")
+            if real == given or real in given.parents:
+                raise OutputError(f"{path}: is the input, or holds it; give the {key} another name")
             if given.is_dir() and given in real.parents:
                 raise OutputError(f"{path}: lies in the input folder; give another folder with -o")
 
+    def _make_writable(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: is a file; give a folder for the results")
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made += missing
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be used for the results: {error.strerror or error}") from None
 
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be used for the results: {error.strerror or error}") from None
+    def _remove_made(self) -> None:
+        for folder in self._made:  # the deepest first
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

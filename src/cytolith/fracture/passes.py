@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from cytolith.axes import Region, Shape, region_shape
 from cytolith.engine.grid import Block
 from cytolith.engine.run import Listener, iter_blocks
 from cytolith.engine.workspace import Workspace
-from cytolith.errors import MemoryBudgetError
+from cytolith.errors import MemoryBudgetError, VolumeError
 from cytolith.fracture.labelling import Clusters, Labelling, Slab, SlabRuns, measure_slab, runs_of_slab
 from cytolith.fracture.plan import CLUSTER_BYTES, RUN_BYTES, SlabPlan
 from cytolith.fracture.source import Source
@@ -71,6 +71,13 @@ class Maps:
         self.aperture.write(z, aperture)
         self.first.write(z, first)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.aperture.remove()
+        self.first.remove()
+
     def finish(self) -> None:
         """Write what was held back."""
         if self._whole is not None:
@@ -89,6 +96,8 @@ class Passes:
     connectivity: int = 26
     listener: Listener = lambda _: None
     _local: threading.local = field(default_factory=threading.local)
+    _voxels: list[int] = field(default_factory=list)
+    """Voxels of each slab that the first pass found."""
 
     def find(self, maps: Maps | None = None) -> Clusters:
         """Clusters of the volume, and its maps when all clusters count.
@@ -108,11 +117,13 @@ class Passes:
             return found
 
         labelling = Labelling(self.connectivity)
+        self._voxels.clear()
         blocks = iter(self.slabs.plan.blocks)
         for slabs in iter_blocks(task, self.slabs.plan, self.executor, self.listener, "clusters"):
             end = next(blocks).core[0].stop
             for slab in slabs:
                 labelling.add(slab)
+                self._voxels.append(int(slab.size.sum()))
             if labelling.components * CLUSTER_BYTES > self.slabs.room:
                 raise self._too_many(labelling.components, end)
         if maps is not None:
@@ -145,7 +156,12 @@ class Passes:
                 for k, painting in enumerate(paintings)
             ]
             for k, (z, slab) in enumerate(self._slabs_of(block)):
-                cluster = clusters.of_slab(first + k)[slab.component]
+                whole = clusters.of_slab(first + k)
+                if (len(whole), self._voxels[first + k]) != (slab.count, slab.runs.n_voxels):
+                    raise VolumeError(
+                        f"{self.source.volume.name} has changed while it was read (from plane {z} on); run again"
+                    )
+                cluster = whole[slab.component]
                 if maps is not None:
                     maps.add(slab.runs, keep[cluster], z)
                 begin = z - block.core[0].start

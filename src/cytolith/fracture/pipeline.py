@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from cytolith.axes import VoxelSize
 from cytolith.engine.executors import make_executor
 from cytolith.engine.run import Listener
+from cytolith.errors import OutputError
 from cytolith.fracture.clusters import (
     Table,
     by_size,
@@ -176,9 +178,11 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
     begin = time.perf_counter()
     executor = make_executor(slabs.plan.workers)
     try:
-        with outputs, tempfile.TemporaryDirectory(dir=outputs.folder, prefix=".fracture-") as scratch:
+        with outputs, ExitStack() as stack:
+            # writers end before what they write is discarded or closed; a block takes a moment only
+            maps = stack.enter_context(_new_maps(source, config, outputs.scratch)) if config.needs_maps else None
+            stack.callback(executor.shutdown, wait=True, cancel_futures=True)
             passes = Passes(source, slabs, executor, listener=listener)
-            maps = _new_maps(source, config, Path(scratch)) if config.needs_maps else None
             clusters, order = _go_over(passes, config, maps, outputs)
             seconds = {"clusters": time.perf_counter() - begin}
             table = cluster_table(clusters, order)
@@ -186,7 +190,7 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             kept = len(table["id"]) if config.n is None else min(config.n, len(table["id"]))
             summary = summarize(source.volume, config, slabs.plan, outputs.paths, table, kept)
             if maps is not None:
-                write_maps(maps, config, outputs, source.volume.voxel_size, summary, Path(scratch))
+                write_maps(maps, config, outputs, source.volume.voxel_size, summary, outputs.scratch, slabs.room)
                 seconds["maps"] = time.perf_counter() - begin - seconds["clusters"]
             if "clusters" in outputs.paths:
                 columns = table_columns(table, source.volume.shape, source.volume.voxel_size, kept)
@@ -196,9 +200,8 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             if "summary" in outputs.paths:
                 outputs.partial("summary").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             outputs.commit()
-    finally:
-        # an interrupt or an error is answered at once, without waiting for the blocks under way
-        executor.shutdown(wait=False, cancel_futures=True)
+    except OutputError as error:
+        raise outputs.named(error) from error
     return FractureResult(table, summary, outputs.paths)
 
 
@@ -263,23 +266,26 @@ def fracture_maps(
     volume.check()
     checked = Source(volume, threshold, invert)
     slabs = plan_passes(checked, workers, memory, fixed_bytes=Maps.fixed_bytes(volume.shape, axis))
-    with tempfile.TemporaryDirectory() as scratch, make_executor(slabs.plan.workers) as executor:
-        maps = _new_maps(checked, config, Path(scratch))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _new_maps(checked, config, Path(scratch)) as maps,
+        make_executor(slabs.plan.workers) as executor,
+    ):
         _go_over(Passes(checked, slabs, executor), config, maps, None)
-        with maps.aperture, maps.first:
-            settled, _ = settle_offsets(maps.first, Path(scratch), config.offsets)
-            with settled:
-                rows = settled.shape[0]
-                return maps.aperture.read(0, rows), settled.read(0, rows)
+        settled, _ = settle_offsets(maps.first, Path(scratch), config.offsets, memory=slabs.room)
+        with settled:
+            rows = settled.shape[0]
+            return maps.aperture.read(0, rows), settled.read(0, rows)
 
 
 def _new_maps(source: Source, config: FractureConfig, scratch: Path) -> Maps:
     shape = map_shape(source.volume.shape, config.axis)
-    return Maps(
-        config.axis,
-        RowFile(scratch / "aperture", shape, np.int32),
-        RowFile(scratch / "first", shape, np.int32),
-    )
+    aperture = RowFile(scratch / "aperture", shape, np.int32)
+    try:
+        return Maps(config.axis, aperture, RowFile(scratch / "first", shape, np.int32))
+    except BaseException:
+        aperture.remove()
+        raise
 
 
 def _go_over(

@@ -29,6 +29,7 @@ def write_maps(
     voxel_size: VoxelSize | None,
     summary: dict[str, Any],
     scratch: Path,
+    room: int,
 ) -> None:
     """Statistics and files of both maps; they pass through memory a strip at a time."""
     statistics = aperture_statistics(count_values(_strips(maps.aperture)))
@@ -39,13 +40,11 @@ def write_maps(
     names = across[0], across[1]
     cell = None if voxel_size is None else (voxel_size[AXES.index(names[0])], voxel_size[AXES.index(names[1])])
     _write_map("aperture", maps.aperture, outputs, names, cell, "%d")
-    maps.aperture.remove()
     if config.offset_map:
-        settled, report = settle_offsets(maps.first, scratch, config.offsets)
-        summary["offset"] = _offset_summary(report, config.offsets)
-        _write_map("offset", settled, outputs, names, cell, "%f")
-        settled.remove()
-    maps.first.remove()
+        settled, report = settle_offsets(maps.first, scratch, config.offsets, memory=room)
+        with settled:
+            summary["offset"] = _offset_summary(report, config.offsets)
+            _write_map("offset", settled, outputs, names, cell, "%f")
 
 
 def _write_map(

@@ -122,7 +122,7 @@ def hints_of(summary: dict[str, Any], config: FractureConfig) -> list[str]:
             "exchanges the two"
         )
     if config.n is not None and 0 < summary["clusters"] < config.n:
-        hints.append(f"-n {config.n}, but there are {summary['clusters']} clusters: all were kept")
+        hints.append(f"-n {config.n}, but the stack holds only {summary['clusters']}: all were kept")
     removed = summary.get("offset", {}).get("removed_share", 0)
     if removed > REMOVED_SHARE:
         hints.append(

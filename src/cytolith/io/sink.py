@@ -7,7 +7,7 @@ import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize, region_shape
 from cytolith.errors import OutputError
-from cytolith.io.files import flush
+from cytolith.io.files import flush, output_error
 from cytolith.io.zarr_stores import is_node
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
@@ -96,7 +96,9 @@ def create_sink(
         _remove(_partial(path))
         return kind(path, shape, np.dtype(dtype), block_shape, voxel_size)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        with suppress(OSError):
+            _remove(_partial(path))
+        raise output_error(path, error) from error
 
 
 class Sink(ABC):
@@ -113,6 +115,8 @@ class Sink(ABC):
         self.dtype = dtype
         self._partial = _partial(path)
         self._open = True
+        self._writers = 0
+        self._turn = threading.Condition()
         self._create(block_shape, voxel_size)
 
     @abstractmethod
@@ -140,8 +144,6 @@ class Sink(ABC):
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
         """Write one box of voxels, of the region's extent and the volume's dtype."""
-        if not self._open:
-            raise OutputError(f"{self.path} is closed; nothing more can be written to it")
         for axis, part, extent in zip(AXES, region, self.shape, strict=True):
             if not 0 <= part.start <= part.stop <= extent:
                 raise OutputError(f"{self.path}: region {axis} {part.start}:{part.stop} is not inside 0:{extent}")
@@ -151,10 +153,18 @@ class Sink(ABC):
             )
         if not array.size:
             return
+        with self._turn:
+            if not self._open:
+                raise OutputError(f"{self.path} is closed; nothing more can be written to it")
+            self._writers += 1
         try:
             self._write(region, array)
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            raise output_error(self.path, error) from error
+        finally:
+            with self._turn:
+                self._writers -= 1
+                self._turn.notify_all()
 
     def read(self, region: Region) -> NDArray[Any]:
         """Read back a box of voxels that was written before."""
@@ -164,9 +174,8 @@ class Sink(ABC):
 
     def close(self) -> None:
         """Put the volume in place; closing twice is harmless."""
-        if not self._open:
+        if not self._shut():
             return
-        self._open = False
         try:
             self._finish()
             if self._partial.is_file():
@@ -178,14 +187,21 @@ class Sink(ABC):
             self._partial.replace(self.path)
             _remove(replaced)
         except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            raise output_error(self.path, error) from error
 
     def discard(self) -> None:
         """Remove what was written; what was at the path before stays."""
-        if self._open:
-            self._open = False
+        if self._shut():
             self._finish()
             _remove(self._partial)
+
+    def _shut(self) -> bool:
+        """Refuse new writes and wait for those under way: a descriptor closed under one may be another file's next."""
+        with self._turn:
+            was_open, self._open = self._open, False
+            while self._writers:
+                self._turn.wait()
+        return was_open
 
     def __enter__(self) -> Self:
         return self

@@ -155,8 +155,14 @@ def _choose_image(tif: tifffile.TiffFile, name: str, selection: Selection) -> tu
         return chosen[0]
     if len(images) == 1:
         return images[0]
-    if images[0][1].kind in ("generic", "uniform"):
-        (_, first), (_, odd) = images[0], images[1]
+    single = all(len(series) == 1 and series[0] is not None for _, series in images)
+    odd = next(
+        (series for _, series in images if plane_kind(series.keyframe) != plane_kind(images[0][1].keyframe)), None
+    )
+    if single and images[0][1].kind == "shaped" and odd is None:
+        return 0, _joined(images)
+    if odd is not None and (images[0][1].kind in ("generic", "uniform") or (single and images[0][1].kind == "shaped")):
+        first = images[0][1]
         raise VolumeError(
             f"{name}: page {_page_number(odd)} is {plane_kind(odd.keyframe)}, but page {_page_number(first)} is "
             f"{plane_kind(first.keyframe)}: "
@@ -164,6 +170,14 @@ def _choose_image(tif: tifffile.TiffFile, name: str, selection: Selection) -> tu
         )
     shown = ", ".join(_image_text(*each) for each in images[:4])
     raise VolumeError(f"{name} holds {len(images)} images: choose one with dataset=..., of {shown}")
+
+
+def _joined(images: Sequence[tuple[int, tifffile.TiffPageSeries]]) -> tifffile.TiffPageSeries:
+    """Planes that were written one by one, each as an image of its own, as tifffile does: one series of pages."""
+    pages = [series[0] for _, series in images]
+    keyframe = images[0][1].keyframe
+    shape = (len(pages), keyframe.imagelength, keyframe.imagewidth)
+    return tifffile.TiffPageSeries(pages, shape, keyframe.dtype, "IYX", kind="generic")
 
 
 def _choose_level(series: tifffile.TiffPageSeries, name: str, selection: Selection) -> tifffile.TiffPageSeries:

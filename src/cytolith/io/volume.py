@@ -267,6 +267,8 @@ def open_volume(
         volume = copy.copy(source)
         volume.voxel_size = size or source.voxel_size
         return volume
+    if isinstance(source, str) and not source.strip():
+        raise VolumeError("the input is an empty name; give a path")
     if isinstance(source, str | PathLike):
         return _open_path(Path(source).expanduser(), size, selection)
     if isinstance(source, list | tuple) and source and all(isinstance(item, str | PathLike) for item in source):
