@@ -172,6 +172,13 @@ def test_statistics_from_counts(values):
     assert found["max"] == max(values)
 
 
+def test_fields_of_the_config_by_name(tmp_path):
+    mask = rough_fracture((8, 9, 7))
+    assert run_fracture(mask, tmp_path, FractureConfig(pictures=False), n=2, axis="x").summary["clusters_kept"] == 2
+    with pytest.raises(ConfigError, match="number: is no option"):
+        run_fracture(mask, tmp_path, number=2)
+
+
 def test_nothing_is_fracture(tmp_path):
     result = run_fracture(np.zeros((4, 5, 6), np.uint8), tmp_path, FractureConfig(n=1))
     assert any("no voxel is fracture" in hint for hint in result.hints)

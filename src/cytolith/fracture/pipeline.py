@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cytolith.axes import VoxelSize
 from cytolith.engine.executors import make_executor
 from cytolith.engine.run import Listener
-from cytolith.errors import OutputError
+from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.clusters import (
     Table,
     by_size,
@@ -111,7 +111,8 @@ def run_fracture(
     listener
         Gets the events of the engine.
     **options
-        Channel, timepoint, level and dataset, as :func:`cytolith.open_volume` takes them.
+        Channel, timepoint, level and dataset, as :func:`cytolith.open_volume` takes them; and fields of the config by
+        name, over those of `config`: ``n=1``.
 
     Returns
     -------
@@ -130,9 +131,12 @@ def run_fracture(
     aperture map, ties in cluster size excepted. Deliberately different: an offset is the index of the first voxel
     (there: one more), 16 clusters are coloured (there: 15), and holes are patched without triangulating the whole map.
     """
-    config = config or FractureConfig()
-    given = {name: value for name, value in options.items() if value is not None}
-    volume = open_volume(source, voxel_size=voxel_size, **given)
+    chosen = {name: options.pop(name) for name in ("channel", "timepoint", "level", "dataset") if name in options}
+    unknown = sorted(set(options) - {each.name for each in fields(FractureConfig)})
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: is no option of a fracture run; see FractureConfig")
+    config = replace(config or FractureConfig(), **options)
+    volume = open_volume(source, voxel_size=voxel_size, **chosen)
     name = source if isinstance(source, str | Path) else "stack"
     prepared = prepare(volume, name, Path(output), config, workers=workers, memory=memory, planes=planes, force=force)
     return execute(prepared, listener)

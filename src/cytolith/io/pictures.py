@@ -133,9 +133,9 @@ def write_map_picture(
     extents, unit = _extents(cells, cell_size)
     height, width = _drawn_size(values.shape, extents)
     limits = _limits(values)
-    edge = max(-(-whole // drawn) for whole, drawn in zip(cells, values.shape, strict=True))
+    down, along = (-(-whole // drawn) for whole, drawn in zip(cells, values.shape, strict=True))
     notes = {
-        f"pixels are means of {edge} x {edge} cells": edge > 1,
+        f"pixels are means of {down} x {along} cells": max(down, along) > 1,
         "colours span the 1st to 99th percentile": limits is not None and limits.clipped,
         "not to scale": min(height, width) == _THINNEST,
     }

@@ -260,7 +260,8 @@ def _refuse_single_plane(name: str, counts: dict[str, int]) -> None:
                 "(Image > Properties, slices) and save again"
             )
     raise VolumeError(
-        f"{name} is a single plane, not a volume: give the folder that holds the planes, or a pattern such as '*.tif'"
+        f"{name} is a single plane, not a volume: give the folder that holds the planes, or a pattern such as '*.tif' "
+        "(alone in a folder, it is a volume of one plane)"
     )
 
 
