@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
+from cytolith.fracture import labelling
 from cytolith.fracture.clusters import by_size, cluster_table, keep_largest, label_clusters, make_passes, table_columns
 from cytolith.fracture.labelling import Labelling, label_slab
 from cytolith.fracture.source import Source
@@ -47,14 +48,19 @@ def masks(draw):
 
 
 @settings(max_examples=150)
-@given(masks(), st.sampled_from([6, 18, 26]), st.integers(1, 11), st.integers(1, 3), st.integers(1, 3))
-def test_any_plan_gives_the_labels_of_the_whole(mask, connectivity, planes, slab_planes, workers):
+@given(
+    masks(), st.sampled_from([6, 18, 26]), st.integers(1, 11), st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)
+)
+def test_any_plan_gives_the_labels_of_the_whole(mask, connectivity, planes, slab_planes, workers, fold_at):
     expected, _ = oracle(mask, connectivity)
     passes = make_passes(mask, connectivity, None, False, workers, None, planes=planes)
     object.__setattr__(passes.slabs, "slab_planes", slab_planes)
-    with passes.executor:
+    with passes.executor, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labelling, "_FOLD_AT", fold_at)
         clusters = passes.find()
         table = cluster_table(clusters, by_size(clusters))
+        of_slabs = np.concatenate([clusters.of_slab(k) for k in range(len(passes._voxels))])
+        assert set(of_slabs.tolist()) == set(range(len(clusters.size)))
     assert_table(table, expected)
     one, labels = label_clusters(mask, connectivity=connectivity, labels=True)
     for name, column in table.items():
@@ -80,10 +86,10 @@ def test_a_spiral_through_every_slab_is_one_cluster():
     mask[:, 0, 0] = mask[8, :, 0] = mask[:, 8, 0] = mask[0, 8, :] = mask[:, 8, 10] = mask[8, 4:, 10] = 1
     mask[:, 4, 10] = 1
     mask[4, 4, 5] = 1
-    labelling = Labelling()
+    spiral = Labelling()
     for z in range(9):
-        labelling.add(label_slab(mask[z : z + 1], z))
-    clusters = labelling.finish()
+        spiral.add(label_slab(mask[z : z + 1], z))
+    clusters = spiral.finish()
     assert clusters.size.tolist() == [int(mask.sum()) - 1, 1]
     assert clusters.box.tolist() == [[0, 0, 0, 9, 9, 11], [4, 4, 5, 5, 5, 6]]
 

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from cytolith.kernels.clusters import Face, face_of, join_faces, measure_components, merge_components
 from cytolith.kernels.components import Runs, connect_runs, mask_runs
 
+_FOLD_AT = 1 << 15
+"""Parts of clusters from which those that were joined are made one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Slab:
@@ -67,12 +70,11 @@ class Clusters:
     size: NDArray[np.int64]
     box: NDArray[np.int32]
     sums: NDArray[np.int64]
-    _group: NDArray[np.int64]
-    _begin: list[int]
+    _of_slabs: list[NDArray[np.int64]]
 
     def of_slab(self, index: int) -> NDArray[np.int64]:
         """Cluster of each component of a slab."""
-        return self._group[self._begin[index] : self._begin[index + 1]]
+        return self._of_slabs[index]
 
 
 def runs_of_slab(
@@ -110,40 +112,53 @@ class Labelling:
         self._sizes: list[NDArray[np.int64]] = []
         self._boxes: list[NDArray[np.int32]] = []
         self._sums: list[NDArray[np.int64]] = []
-        self._begin = [0]
-        self._parent = np.arange(1024, dtype=np.int64)
+        self._parent = np.empty(1024, np.int64)
+        self._of_slabs: list[NDArray[np.int64]] = []
         self._last: Face | None = None
+        self._parts = 0
+        self._fold_at = _FOLD_AT
 
     @property
-    def components(self) -> int:
-        """Components of all slabs so far, before they were joined: what memory grows with."""
-        return self._begin[-1]
+    def parts(self) -> int:
+        """Clusters so far, some of them still in several parts: what memory grows with."""
+        return self._parts
 
     def add(self, slab: Slab) -> None:
         """Add the next slab."""
-        begin = self._begin[-1]
-        end = begin + len(slab.size)
+        end = self._parts + len(slab.size)
         if end > len(self._parent):
-            grown = np.arange(max(end, 2 * len(self._parent)), dtype=np.int64)
-            grown[:begin] = self._parent[:begin]
-            self._parent = grown
+            self._parent = np.resize(self._parent, max(end, 2 * len(self._parent)))
+        parts = np.arange(self._parts, end)
+        self._parent[self._parts : end] = parts
         if self._last is not None:
-            join_faces(self._last, slab.first, self._begin[-2], begin, self._connectivity, self._parent)
+            join_faces(self._last, slab.first, self._of_slabs[-1], parts, self._connectivity, self._parent)
         self._sizes.append(slab.size)
         self._boxes.append(slab.box)
         self._sums.append(slab.sums)
-        self._begin.append(end)
+        self._of_slabs.append(parts)
         self._last = slab.last
+        self._parts = end
+        if end >= self._fold_at:
+            self._fold()
 
     def finish(self) -> Clusters:
         """Clusters of all slabs; nothing can be added after it."""
-        parent = self._parent[: self.components].copy()
+        self._fold()
         self._parent = np.empty(0, np.int64)
+        return Clusters(self._sizes[0], self._boxes[0], self._sums[0], self._of_slabs)
+
+    def _fold(self) -> None:
+        """Make one of parts that were joined. Done whenever parts have doubled, so that it costs little in all."""
+        parent = self._parent[: self._parts]
         size, box, sums = _joined(self._sizes, ()), _joined(self._boxes, (6,)), _joined(self._sums, (3,))
-        count = merge_components(parent, size, box, sums)
-        for measure in (size, box, sums):  # what joined components took is given back without a copy
-            measure.resize((count, *measure.shape[1:]), refcheck=False)
-        return Clusters(size, box, sums, parent, self._begin)
+        self._parts = merge_components(parent, size, box, sums)
+        for measure in (size, box, sums):  # what joined parts took is given back without a copy
+            measure.resize((self._parts, *measure.shape[1:]), refcheck=False)
+        self._sizes, self._boxes, self._sums = [size], [box], [sums]
+        for parts in self._of_slabs:
+            parts[:] = parent[parts]
+        self._parent[: self._parts] = np.arange(self._parts)
+        self._fold_at = max(_FOLD_AT, 2 * self._parts)
 
 
 def _joined(parts: list[NDArray[Any]], tail: tuple[int, ...]) -> NDArray[Any]:

@@ -124,8 +124,8 @@ class Passes:
             for slab in slabs:
                 labelling.add(slab)
                 self._voxels.append(int(slab.size.sum()))
-            if labelling.components * CLUSTER_BYTES > self.slabs.room:
-                raise self._too_many(labelling.components, end)
+            if labelling.parts * CLUSTER_BYTES > self.slabs.room:
+                raise self._too_many(labelling.parts, end)
         if maps is not None:
             maps.finish()
         return labelling.finish()

@@ -20,7 +20,7 @@ from cytolith.axes import AXES, VoxelSize
 from cytolith.errors import CytolithError, OutputError, VolumeError
 from cytolith.io.files import written_aside
 
-_ROWS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 8_192
 _POINT_COLUMNS = {
     axis: (axis, f"centroid-{number}", f"axis-{number}") for number, axis in enumerate(AXES)
 }  # ours and ClearMap's; scikit-image regionprops_table; napari

@@ -75,7 +75,12 @@ def measure_components(
 
 
 def join_faces(
-    above: Face, below: Face, above_base: int, below_base: int, connectivity: int, parent: NDArray[np.int64]
+    above: Face,
+    below: Face,
+    above_parts: NDArray[np.int64],
+    below_parts: NDArray[np.int64],
+    connectivity: int,
+    parent: NDArray[np.int64],
 ) -> None:
     """Join the components of two planes that lie on each other, in a union-find over all slabs.
 
@@ -83,16 +88,16 @@ def join_faces(
     ----------
     above, below
         Last plane of one slab and first plane of the next.
-    above_base, below_base
-        What is added to a component of either to find it in `parent`.
+    above_parts, below_parts
+        int64: where each component of either slab is found in `parent`.
     connectivity
         6, 18 or 26.
     parent
         int64: the union-find; changed in place. The root of a tree is its smallest entry.
     """
     _join_faces(
-        above.row_start, above.start, above.stop, above.component, above_base,
-        below.row_start, below.start, below.stop, below.component, below_base,
+        above.row_start, above.start, above.stop, above.component, above_parts,
+        below.row_start, below.start, below.stop, below.component, below_parts,
         connectivity, parent,
     )  # fmt: skip
 
@@ -199,12 +204,12 @@ def _join_faces(
     a_start: NDArray[np.int32],
     a_stop: NDArray[np.int32],
     a_component: NDArray[np.int32],
-    a_base: int,
+    a_parts: NDArray[np.int64],
     b_rows: NDArray[np.int64],
     b_start: NDArray[np.int32],
     b_stop: NDArray[np.int32],
     b_component: NDArray[np.int32],
-    b_base: int,
+    b_parts: NDArray[np.int64],
     connectivity: int,
     parent: NDArray[np.int64],
 ) -> None:
@@ -226,8 +231,8 @@ def _join_faces(
                 elif b_stop[b] + slack <= a_start[a]:
                     b += 1
                 else:
-                    s = _root(parent, a_base + a_component[a])
-                    t = _root(parent, b_base + b_component[b])
+                    s = _root(parent, a_parts[a_component[a]])
+                    t = _root(parent, b_parts[b_component[b]])
                     if s < t:
                         parent[t] = s
                     elif t < s:
