@@ -24,7 +24,6 @@ lint: .venv/installed-test  ## style and types
 check: lint test  ## all that continuous integration asks
 
 bench: .venv/installed-test  ## speed beside other libraries, as ratios in one run
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.fracture
 
@@ -35,7 +34,7 @@ picture: .venv/installed-test  ## draw the picture of the README anew
 constraints:  ## pin the newest versions of everything
 	$(PYTHON) -m venv .venv-new
 	.venv-new/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-new/bin/python -m pip install --quiet . --group test --group lint --group docs --group bench
+	.venv-new/bin/python -m pip install --quiet . --group test --group lint --group docs
 	(echo "# What continuous integration installs; raise with: make constraints" && \
 	 .venv-new/bin/python -m pip freeze | grep -v cytolith) > constraints.txt
 	rm -rf .venv-new

@@ -1,5 +1,6 @@
 """Clusters of whole volumes, whatever the blocks, against SciPy."""
 
+import cc3d
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,11 @@ from scipy import ndimage
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 from cytolith.fracture import labelling
 from cytolith.fracture.clusters import by_size, cluster_table, keep_largest, label_clusters, make_passes, table_columns
+from cytolith.fracture.graph import (
+    generate_index_map,
+    generate_node_connectivity_array,
+    remove_isolated_clusters,
+)
 from cytolith.fracture.labelling import Labelling, label_slab
 from cytolith.fracture.source import Source
 from cytolith.io.volume import open_volume
@@ -66,6 +72,21 @@ def test_any_plan_gives_the_labels_of_the_whole(mask, connectivity, planes, slab
     for name, column in table.items():
         assert column.tobytes() == one[name].tobytes()
     np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1, 0.4])
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_cc3d_and_the_graph_of_voxels_agree(share, connectivity):
+    mask = np.random.default_rng(7).random((21, 33, 27)) < share
+    table, labels = label_clusters(mask, connectivity=connectivity, labels=True)
+    other = cc3d.connected_components(mask, connectivity=connectivity)
+    pairs = np.unique(np.stack([labels.ravel(), other.ravel()]), axis=1)
+    assert len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1])) == len(table["id"]) + 1
+    if connectivity == 26:
+        places = np.flatnonzero(mask)
+        nodes = generate_index_map(places, mask.shape)
+        kept = remove_isolated_clusters(generate_node_connectivity_array(nodes, mask), places, 3)
+        np.testing.assert_array_equal(kept, np.flatnonzero(keep_largest(mask, 3)))
 
 
 @given(masks(), st.integers(1, 5))
