@@ -81,6 +81,8 @@ def test_every_switch_and_name(rock, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "a.tif", "o.txt", "o.tif", "s.tif"}
+    assert "fracture where not 0, inverted; opening axis x" in done.stderr
+    assert "5 files put in place" in done.stderr
     assert np.loadtxt(tmp_path / "a.txt").shape == (30, 50)
     none = call(
         "fracture",

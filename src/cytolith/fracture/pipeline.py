@@ -187,8 +187,18 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             maps = stack.enter_context(_new_maps(source, config, outputs.scratch)) if config.needs_maps else None
             stack.callback(executor.shutdown, wait=True, cancel_futures=True)
             passes = Passes(source, slabs, executor, listener=listener)
+            log.info(
+                "%s: %s %s; fracture where %s%s; opening axis %s",
+                source.volume.name,
+                " x ".join(map(str, source.volume.shape)),
+                source.volume.dtype,
+                "not 0" if config.threshold is None else f"> {config.threshold:g}",
+                ", inverted" if config.invert else "",
+                config.axis,
+            )
             clusters, order = _go_over(passes, config, maps, outputs)
             seconds = {"clusters": time.perf_counter() - begin}
+            log.info("%s clusters, stacks and projections in %.2f s", f"{len(order):,}", seconds["clusters"])
             table = cluster_table(clusters, order)
             del clusters, order
             kept = len(table["id"]) if config.n is None else min(config.n, len(table["id"]))
@@ -196,6 +206,7 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             if maps is not None:
                 write_maps(maps, config, outputs, source.volume.voxel_size, summary, outputs.scratch, slabs.room)
                 seconds["maps"] = time.perf_counter() - begin - seconds["clusters"]
+                log.info("maps in %.2f s", seconds["maps"])
             if "clusters" in outputs.paths:
                 columns = table_columns(table, source.volume.shape, source.volume.voxel_size, kept)
                 write_table(columns, outputs.partial("clusters"))
@@ -204,6 +215,7 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             if "summary" in outputs.paths:
                 outputs.partial("summary").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             outputs.commit()
+            log.info("%d files put in place in %s", len(outputs.paths), outputs.folder)
     except OutputError as error:
         raise outputs.named(error) from error
     return FractureResult(table, summary, outputs.paths)
