@@ -296,6 +296,20 @@ def test_results_do_not_replace_the_input_or_each_other(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "planes", "rock.tif"]
 
 
+def test_a_plane_that_cannot_be_read_leaves_no_folder(tmp_path):
+    path = tmp_path / "rock.tif"
+    tifffile.imwrite(path, rough_fracture((8, 90, 70)).astype(np.uint8), photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        places = [(page.dataoffsets[0], page.databytecounts[0]) for page in tif.pages]
+    for begin, count in (places[1], places[-2]):  # planes that are, and are not, looked at before the run
+        data = bytearray(path.read_bytes())
+        data[begin : begin + count] = bytes(count)
+        (tmp_path / "bad.tif").write_bytes(data)
+        with pytest.raises(VolumeError, match=r"bad\.tif"):
+            run_fracture(tmp_path / "bad.tif", tmp_path / "deep" / "out", n=1)
+        assert not (tmp_path / "deep").exists()
+
+
 def test_two_runs_do_not_mix(tmp_path):
     mask = rough_fracture((8, 9, 7))
     refused = []

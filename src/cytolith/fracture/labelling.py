@@ -92,9 +92,9 @@ def runs_of_slab(
     return SlabRuns(runs, component, count)
 
 
-def label_slab(image: NDArray[Any], z: int, connectivity: int = 26, *, level: float = 0) -> Slab:
-    """Measured components of the mask ``image > level`` of a slab (Z, Y, X) that begins with plane `z`."""
-    return measure_slab(runs_of_slab(image, connectivity, level=level), z)
+def label_slab(image: NDArray[Any], z: int, connectivity: int = 26) -> Slab:
+    """Measured components of the mask ``image > 0`` of a slab (Z, Y, X) that begins with plane `z`."""
+    return measure_slab(runs_of_slab(image, connectivity), z)
 
 
 def measure_slab(slab: SlabRuns, z: int) -> Slab:

@@ -60,8 +60,8 @@ def name_outputs(config: FractureConfig, folder: Path, stem: str) -> dict[str, P
 class Outputs:
     """Files that appear together when all are whole, and of which nothing is left when a run fails.
 
-    Until then they lie in a scratch folder of the run beside where they belong. While it is entered no other run may
-    write into the same folders.
+    Until then they lie in a scratch folder of the run beside where they belong. Nothing is made before it is entered,
+    and while it is no other run may write into the same folders.
 
     Parameters
     ----------
@@ -98,12 +98,6 @@ class Outputs:
                 raise OutputError(f"{paths[key]}: a stack is written as {', '.join(SUFFIXES)}; give it such an ending")
         self._refuse_clashes(source)
         self._refuse_existing()
-        try:
-            for parent in self._parents():
-                self._make_writable(parent)
-        except BaseException:
-            self._remove_made()
-            raise
 
     @property
     def scratch(self) -> Path:
@@ -157,6 +151,7 @@ class Outputs:
     def __enter__(self) -> Self:
         try:
             for parent in self._parents():
+                self._make_writable(parent)
                 lock = lock_folder(parent)
                 if lock is not None:
                     self._locks.append(lock)

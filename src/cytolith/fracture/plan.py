@@ -55,7 +55,6 @@ def plan_slabs(
     chunk_planes: int = 1,
     memory: int,
     workers: int,
-    slab_voxels: int = SLAB_VOXELS,
     planes: int | None = None,
 ) -> SlabPlan:
     """Blocks for a volume.
@@ -74,8 +73,6 @@ def plan_slabs(
         Bytes that the run may take.
     workers
         Blocks at work at once, at most.
-    slab_voxels
-        Voxels of a slab; a plane is never cut.
     planes
         Planes of a block, to take instead of searching. Never changes the result.
 
@@ -85,7 +82,7 @@ def plan_slabs(
         The memory does not hold one plane; names the smallest budget that would do.
     """
     Z, Y, X = shape
-    slab_planes = min(max(slab_voxels // (Y * X), 1), Z)
+    slab_planes = min(max(SLAB_VOXELS // (Y * X), 1), Z)
     slab_bytes = math.ceil(slab_planes * Y * X * RUN_SHARE) * RUN_BYTES
     plane_bytes = math.ceil(Y * X * voxel_bytes)
     fixed = PROCESS_BYTES + fixed_bytes
