@@ -1,6 +1,7 @@
 """Volumes written block by block, aside, and put in place when whole."""
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -192,3 +193,30 @@ def test_what_was_written_can_be_read_back_before_the_end(tmp_path, suffix):
         np.testing.assert_array_equal(sink.read(region), VOLUME[region])
     with pytest.raises(OutputError, match="closed"):
         sink.read(region)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr", ".tif"])
+@pytest.mark.parametrize("end", ["discard", "close"])
+def test_a_sink_waits_for_writers_before_it_lets_go(tmp_path, monkeypatch, suffix, end):
+    sink = create_sink(tmp_path / f"a{suffix}", (2, 3, 4), "uint8", (2, 3, 4))
+    region = (slice(0, 2), slice(0, 3), slice(0, 4))
+    inside, go_on = threading.Event(), threading.Event()
+    write = sink._write
+
+    def slow(*arguments):
+        inside.set()
+        assert go_on.wait(10)
+        write(*arguments)
+
+    monkeypatch.setattr(sink, "_write", slow)
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(sink.write, region, np.ones((2, 3, 4), np.uint8))
+        assert inside.wait(10)
+        ending = pool.submit(getattr(sink, end))
+        with pytest.raises(TimeoutError):
+            ending.result(0.2)
+        go_on.set()
+        writing.result(10)
+        ending.result(10)
+    with pytest.raises(OutputError, match="is closed"):
+        sink.write(region, np.ones((2, 3, 4), np.uint8))
