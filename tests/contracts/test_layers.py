@@ -13,7 +13,7 @@ BELOW = {
     "quantities": {"axes", "errors"},
     "kernels": {"axes", "errors"},
     "io": {"axes", "errors", "quantities"},
-    "engine": {"axes", "errors", "quantities"},
+    "engine": {"axes", "errors", "quantities", "io"},
     "testing": {"axes", "errors", "quantities", "kernels", "io"},
     "score": {"axes", "errors", "quantities", "kernels", "io"},
     "cells": {"axes", "errors", "quantities", "kernels", "io", "engine"},

@@ -32,7 +32,7 @@ from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.engine.executors import make_executor
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
 from cytolith.engine.machine import default_memory, default_workers
-from cytolith.engine.run import Listener, run_blocks
+from cytolith.engine.old_run import Listener, run_blocks
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError, MemoryBudgetError
 from cytolith.io.flat_fields import read_flat_field

@@ -14,7 +14,7 @@ from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.build import to_toml
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.pipeline import CellsResult, execute, prepare
-from cytolith.engine.run import Listener
+from cytolith.engine.old_run import Listener
 from cytolith.errors import OutputError
 from cytolith.io.files import write_text
 from cytolith.io.tables import write_table

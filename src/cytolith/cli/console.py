@@ -10,7 +10,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytolith.axes import region_shape
-from cytolith.engine.run import BlockDone, Event, Finished, Planned
+from cytolith.engine.old_run import BlockDone, Event, Finished, Planned
 from cytolith.kernels.jit import compiled_before
 from cytolith.quantities import format_bytes
 

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from cytolith.axes import AXES, Region, Shape, VoxelSize
 from cytolith.engine.executors import make_executor
 from cytolith.engine.machine import default_memory, default_workers
-from cytolith.engine.run import Listener
+from cytolith.engine.old_run import Listener
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.passes import Painting, Passes

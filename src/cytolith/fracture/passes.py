@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, region_shape
 from cytolith.engine.grid import Block
-from cytolith.engine.run import Listener, iter_blocks
+from cytolith.engine.old_run import Listener, iter_blocks
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import MemoryBudgetError, VolumeError
 from cytolith.fracture.labelling import Clusters, Labelling, Slab, SlabRuns, measure_slab, runs_of_slab

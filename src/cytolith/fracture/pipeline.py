@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import VoxelSize
 from cytolith.engine.executors import make_executor
-from cytolith.engine.run import Listener
+from cytolith.engine.old_run import Listener
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.clusters import (
     Table,

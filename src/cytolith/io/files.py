@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +13,24 @@ from cytolith.errors import OutputError
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """Path beside `path` to write to; it takes the place of `path` when the block ends well, and is removed if not.
+
+    Parameters
+    ----------
+    path
+        The file to make or to replace.
+    unique
+        Write under a name that no other process uses, ``.NAME.RANDOM.partial``, for a file that two may write at the
+        same time: the last one stays, whole. Otherwise the name is ``NAME.partial``, and what a killed run left there
+        is replaced.
 
     Raises
     ------
     OutputError
         The file cannot be written; says so when the disk is full.
     """
-    aside = path.with_name(f"{path.name}.partial")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial" if unique else f"{path.name}.partial")
     try:
         yield aside
         flush(aside)

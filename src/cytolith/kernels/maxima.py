@@ -138,8 +138,8 @@ def detect_maxima(
         Least value of a maximum (inclusive), for float32 images rounded to float32. Default: any value.
     open_margins : six int
         For the faces z0, z1, y0, y1, x0, x1 of the image: 0 where the volume ends; k >= 1 where it goes on, unknown,
-        and
-        the k - 1 outermost layers of voxels may have other values in the volume. This decides about `Maxima.open` only.
+        and the k - 1 outermost layers of voxels may have other values there. This decides about `Maxima.open`, and
+        with `h_max` and `shape` an open maximum is listed whatever the box holds.
     merge_plateaus : bool
         False lists every voxel of a plateau as its own maximum. Not with `h_max`.
 
@@ -222,8 +222,7 @@ def _margins(reach: NDArray[np.int64], open_layers: NDArray[np.int64]) -> NDArra
     """Voxels inside each face within which a maximum is unsure; 0 at the faces of the volume.
 
     A wrong value in an unsure layer may unlist a voxel within reach of it, and with it change the plateau that a
-    neighbour
-    of that voxel belongs to: one layer more.
+    neighbour of that voxel belongs to: one layer more.
     """
     return np.where(open_layers > 0, reach + open_layers - 1 + (open_layers > 1), 0)
 
@@ -231,10 +230,11 @@ def _margins(reach: NDArray[np.int64], open_layers: NDArray[np.int64]) -> NDArra
 def _keep_window_maxima(
     maxima: Maxima, image: NDArray[Any], reach: NDArray[np.int64], open_layers: NDArray[np.int64]
 ) -> Maxima:
-    """Keep the extended maxima of which a highest voxel is the maximum of its window."""
+    """Keep the extended maxima of which a highest voxel is the maximum of its window, or may be beyond an open face."""
     found, unsettled = find_window_maxima(
         image, maxima.starts, maxima.voxels, maxima.values, _clipped(reach, image), _margins(reach, open_layers)
     )
+    found |= maxima.open
     kept = np.repeat(found, np.diff(maxima.starts))
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(maxima.starts)[found])])
     is_open = (maxima.open | unsettled)[found]
