@@ -137,16 +137,8 @@ def test_blocks_never_change_a_row(phantom, chain, block, workers, dtype):
         chain = chain | {"shape_detection": {"threshold": chain["shape_detection"]["threshold"] / 16}}
     whole = detect_cells(volume, voxel_size=VOXEL, workers=1, **chain)
     cut = detect_cells(volume, voxel_size=VOXEL, workers=workers, block=block, **chain)
-    settled = ~cut["truncated"]
-    if settled.all():
-        same(whole, cut)
-    else:  # cells that run together beyond the room of a block are marked, all others are equal
-        keys = {tuple(row): i for i, row in enumerate(np.stack([whole[a] for a in "zyx"], 1))}
-        rows = [keys.get(tuple(row)) for row in np.stack([cut[a][settled] for a in "zyx"], 1)]
-        assert None not in rows
-        for name in whole:
-            if name != "truncated":
-                np.testing.assert_array_equal(whole[name][rows], cut[name][settled], err_msg=name)
+    assert len(whole["z"]) > 20
+    same(whole, cut)
 
 
 def test_blocks_of_well_separated_cells_are_exact_without_a_mark():
@@ -165,17 +157,17 @@ def test_blocks_of_well_separated_cells_are_exact_without_a_mark():
         same(whole, detect_cells(volume, workers=2, block=block))
 
 
-def test_a_plateau_longer_than_a_block_is_cut_and_marked_but_never_lost():
+def test_a_plateau_longer_than_a_block_is_one_row():
     volume = np.zeros((1, 9, 90), np.uint8)
     volume[0, 2, 3:88] = 9
     volume[0, 2:8, 87] = 9
     steps = {"background_correction": None, "smoothing": None, "intensity_detection": None}
     steps |= {"maxima_detection": {"shape": 3, "threshold": 5}, "shape_detection": {"threshold": 5}}
-    assert len(detect_cells(volume, workers=1, block=volume.shape, **steps)["z"]) == 1
-    for cut in (30, 45, 60, 80):
-        table = detect_cells(volume, voxel_size=(40, 40, 40), workers=1, block=(1, 9, cut), **steps)
-        assert len(table["z"]) >= 1
-        assert table["truncated"].all()
+    whole = detect_cells(volume, voxel_size=(40, 40, 40), workers=1, block=volume.shape, **steps)
+    assert whole["size"].tolist() == [90]
+    assert not whole["truncated"].any()
+    for cut in (5, 30, 45, 60, 80):
+        same(whole, detect_cells(volume, voxel_size=(40, 40, 40), workers=1, block=(1, 9, cut), **steps))
 
 
 def test_axes_are_not_swapped(phantom):

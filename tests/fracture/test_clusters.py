@@ -1,5 +1,7 @@
 """Clusters of whole volumes, whatever the blocks, against SciPy."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cc3d
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cytolith.axes import full_region
+from cytolith.engine.executors import ProcessPool, SerialPool, ThreadPool
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 from cytolith.fracture import labelling
 from cytolith.fracture.clusters import by_size, cluster_table, keep_largest, label_clusters, make_passes, table_columns
@@ -59,9 +63,9 @@ def masks(draw):
 )
 def test_any_plan_gives_the_labels_of_the_whole(mask, connectivity, planes, slab_planes, workers, fold_at):
     expected, _ = oracle(mask, connectivity)
-    passes = make_passes(mask, connectivity, None, False, workers, None, planes=planes)
-    object.__setattr__(passes.slabs, "slab_planes", slab_planes)
-    with passes.executor, pytest.MonkeyPatch.context() as patch:
+    passes = make_passes(mask, connectivity, None, False, ThreadPool(workers), planes=planes)
+    object.__setattr__(passes.slabs.cut, "slab_planes", slab_planes)
+    with passes.pool, pytest.MonkeyPatch.context() as patch:
         patch.setattr(labelling, "_FOLD_AT", fold_at)
         clusters = passes.find()
         table = cluster_table(clusters, by_size(clusters))
@@ -164,7 +168,7 @@ def test_wrong_parameters():
     with pytest.raises(ConfigError, match="--workers 0"):
         label_clusters(mask, workers=0)
     with pytest.raises(ConfigError, match="planes 0"):
-        make_passes(mask, 26, None, False, 1, None, planes=0)
+        make_passes(mask, 26, None, False, SerialPool(), planes=0)
     for threshold in (np.nan, np.inf):
         with pytest.raises(ConfigError, match="--threshold"):
             label_clusters(mask, threshold=threshold, invert=True)
@@ -173,17 +177,45 @@ def test_wrong_parameters():
 def test_more_clusters_than_memory_holds_is_refused_with_an_estimate():
     mask = np.zeros((60, 128, 128), np.uint8)
     mask[::2, ::2, ::2] = 1
-    passes = make_passes(mask, 26, None, False, 1, None, planes=6)
+    passes = make_passes(mask, 26, None, False, SerialPool(), planes=6)
     object.__setattr__(passes.slabs, "room", 10_000_000)
-    with passes.executor, pytest.raises(MemoryBudgetError, match=r"about 122,880 in all would need .* --memory"):
+    with passes.pool, pytest.raises(MemoryBudgetError, match=r"about 122,880 in all would need .* --memory"):
+        passes.find()
+    object.__setattr__(passes.slabs, "room", 2**40)
+    object.__setattr__(passes.slabs, "most_parts", 10_000)
+    with passes.pool, pytest.raises(MemoryBudgetError, match=r"planes 0 to 5 have 12,288 clusters"):
         passes.find()
     object.__setattr__(passes.slabs, "most_runs", 1000)
-    with pytest.raises(MemoryBudgetError, match=r"planes 0 to \d+ have 12,288 runs"):
-        list(passes._slabs_of(passes.slabs.plan.blocks[0]))
+    with passes.pool, pytest.raises(MemoryBudgetError, match=r"planes 0 to \d+ have 12,288 runs"):
+        passes.find()
     with pytest.raises(
         MemoryBudgetError, match=r"does not hold a plane of 128 x 128 voxels: give at least --memory \d+MiB"
     ):
         label_clusters(mask, memory=1000)
+
+
+def test_other_processes_give_the_same(tmp_path):
+    mask = (np.random.default_rng(5).random((12, 9, 11)) < 0.2).astype(np.uint8)
+    np.save(tmp_path / "mask.npy", mask)
+    expected, size = oracle(mask)
+    with ProcessPool(2) as pool:
+        table, labels = label_clusters(tmp_path / "mask.npy", labels=True, executor=pool)
+        assert table["size"].tolist() == size.tolist()
+        np.testing.assert_array_equal(labels, expected)
+        label_clusters(tmp_path / "mask.npy", labels=tmp_path / "labels.zarr", executor=pool)
+        np.testing.assert_array_equal(open_volume(tmp_path / "labels.zarr").read(full_region(mask.shape)), expected)
+        np.testing.assert_array_equal(
+            keep_largest(tmp_path / "mask.npy", 2, executor=pool) > 0, np.isin(expected, (1, 2))
+        )
+        with pytest.raises(
+            ConfigError, match=r'numpy array: an array in memory .* give the path of a file, or executor="threads"'
+        ):
+            label_clusters(mask, executor=pool)
+    with ThreadPoolExecutor(2) as executor:
+        np.testing.assert_array_equal(label_clusters(mask, labels=True, executor=executor)[1], expected)
+        executor.submit(int).result()  # it is the caller's to shut down
+    with pytest.raises(ConfigError, match="--executor gpu: give threads, processes, serial"):
+        label_clusters(mask, executor="gpu")
 
 
 def test_columns_of_the_table():

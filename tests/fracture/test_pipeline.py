@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cytolith.engine.run import BlockDone, Planned
+from cytolith.engine.events import BlockDone, Planned
+from cytolith.engine.run import BlocksFailedError
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.maps import OffsetSettings
@@ -296,18 +297,23 @@ def test_results_do_not_replace_the_input_or_each_other(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "planes", "rock.tif"]
 
 
-def test_a_plane_that_cannot_be_read_leaves_no_folder(tmp_path):
+def test_a_plane_that_cannot_be_read_leaves_no_results(tmp_path):
     path = tmp_path / "rock.tif"
     tifffile.imwrite(path, rough_fracture((8, 90, 70)).astype(np.uint8), photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(path) as tif:
         places = [(page.dataoffsets[0], page.databytecounts[0]) for page in tif.pages]
-    for begin, count in (places[1], places[-2]):  # planes that are, and are not, looked at before the run
+    for z in (1, 7):  # one of them is looked at before the run
+        begin, count = places[z]
         data = bytearray(path.read_bytes())
         data[begin : begin + count] = bytes(count)
         (tmp_path / "bad.tif").write_bytes(data)
-        with pytest.raises(VolumeError, match=r"bad\.tif"):
-            run_fracture(tmp_path / "bad.tif", tmp_path / "deep" / "out", n=1)
-        assert not (tmp_path / "deep").exists()
+        out = tmp_path / str(z) / "out"
+        with pytest.raises(BlocksFailedError, match=rf"1 of \d+ blocks failed; plane.*bad\.tif, plane {z} is damaged"):
+            run_fracture(tmp_path / "bad.tif", out, n=1)
+        assert [left.name for left in out.iterdir()] == [".cytolith-fracture"]
+        with pytest.raises(VolumeError, match=rf"bad\.tif, plane {z}"):  # nothing can go on with an opened volume
+            run_fracture(open_volume(tmp_path / "bad.tif"), tmp_path / "no", n=1)
+        assert not (tmp_path / "no").exists()
 
 
 def test_two_runs_do_not_mix(tmp_path):
@@ -316,7 +322,7 @@ def test_two_runs_do_not_mix(tmp_path):
 
     def other_run(_):
         if not refused:
-            with pytest.raises(OutputError, match="another run writes here") as caught:
+            with pytest.raises(OutputError, match=r"another run \(process \d+ on .*\) writes here") as caught:
                 run_fracture(~mask, tmp_path, force=True)
             refused.append(caught)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -78,8 +79,7 @@ def test_the_file_says_who_holds_the_folder_and_goes_with_them(tmp_path, way):
         said = holder(tmp_path)
         assert (said["host"], said["pid"]) == (socket.gethostname(), os.getpid())
         # field 22 of the file, counted by hand: the name of this program has no blanks
-        with open(f"/proc/{os.getpid()}/stat") as stat:
-            assert said["start"] == int(stat.read().split()[21])
+        assert said["start"] == int(Path(f"/proc/{os.getpid()}/stat").read_text().split()[21])
         lock.acquire()  # ours already
     assert not list(tmp_path.iterdir())
     lock.release()

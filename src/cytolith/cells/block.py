@@ -6,7 +6,7 @@ What comes after the thresholds touches only maxima and the voxels of the mask.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,18 @@ from numpy.typing import NDArray
 from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
 from cytolith.cells.config import MEASURES, CellsConfig
 from cytolith.cells.images import Clock, Image, Setting, dense_halo, image_dtypes, run_image_steps, triple
+from cytolith.cells.owners import (
+    Voxels,
+    extents,
+    inside_region,
+    key_voxels,
+    maxima_voxels,
+    open_candidates,
+    places,
+    region_corners,
+    shape_voxels,
+    volume_index,
+)
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import Runs
@@ -32,34 +44,77 @@ ROOM_VOXELS = 16
 """The same when the voxel size is unknown."""
 
 
+@dataclass(frozen=True, eq=False)
+class Loose:
+    """Where cells lie that may go on beyond what was read, one entry a cell."""
+
+    extents: NDArray[np.int64]
+    """(n, 6): box in the volume around what was seen of the cell, its first voxel and the one behind its last."""
+    touched: NDArray[np.bool_]
+    """(n, 6): whether it runs into the rim at the faces z0, y0, x0, z1, y1, x1 of what was read."""
+
+
+NOTHING = Loose(np.empty((0, 6), np.int64), np.empty((0, 6), bool))
+
+
 @dataclass
 class BlockCells:
     """Cells of a block and how they came about."""
 
     table: Table
-    """Columns z, y, x, size, the measures, truncated; one row a cell whose centre the core holds."""
+    """Columns z, y, x, size, the measures, truncated; one row a cell that the block owns, or may own."""
     keys: NDArray[np.int64]
-    """Identity of each row: index in the volume of the first voxel of its maximum."""
+    """Identity of each row: index in the volume of the first highest voxel of its maximum, or of a candidate."""
+    loose: Loose
+    """Where the cells of truncated rows lie, in their order."""
     images: dict[str, Image]
     """Result of each image step over the read region; a skipped step has its input."""
     trusted: Block | None = None
     """The block with the part of its read region that `maxima` and `shapes` are over."""
     maxima: Maxima | None = None
-    kept: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
-    """Which of `maxima` have a row in `table`."""
     maxima_keys: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     shapes: Shapes | None = None
+    apart: dict[str, Voxels] = field(default_factory=dict)
+    """For maxima and shapes that are saved, by the name of the step: voxels of the rows that what lies in the core of
+    the block does not tell, those beyond it and those of truncated rows."""
     mask_voxels: int = 0
     brightest: float = -math.inf
     """Largest value of the image that maxima are looked for in, when there is no row to tell it."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time of each step."""
+    widened: int = 0
+    """Regions that were read again to settle rows, see :mod:`cytolith.cells.widen`."""
+
+    @property
+    def unsettled(self) -> int:
+        """Truncated rows."""
+        return int(self.table["truncated"].sum())
 
     def forget_voxels(self) -> None:
         """Let go of everything that is as large as the block, before the result is kept."""
         self.images = {}
         self.maxima = self.shapes = None
         self.maxima_keys = np.empty(0, np.int64)
+
+    def rows(self, kept: NDArray[np.bool_]) -> BlockCells:
+        """The result with these rows only, bool (n,)."""
+        keys, open_kept = self.keys[kept], kept[self.table["truncated"]]
+        return replace(
+            self,
+            table={name: column[kept] for name, column in self.table.items()},
+            keys=keys,
+            loose=Loose(self.loose.extents[open_kept], self.loose.touched[open_kept]),
+            apart={name: voxels.of(keys) for name, voxels in self.apart.items()},
+        )
+
+
+def clear_reach(config: CellsConfig) -> Shape:
+    """Voxels around a maximum within which something unknown makes it, or its shape, unknown: the least halo."""
+    window = (0, 0, 0)
+    if config.maxima_detection is not None and config.maxima_detection.shape is not None:
+        window = maxima_reach(triple(config.maxima_detection.shape))
+    z, y, x = (d + w for d, w in zip(dense_halo(config), window, strict=True))
+    return z, y, x
 
 
 def block_halo(config: CellsConfig, voxel_size: VoxelSize | None) -> Shape:
@@ -71,7 +126,7 @@ def block_halo(config: CellsConfig, voxel_size: VoxelSize | None) -> Shape:
     if config.intensity_detection is not None and config.intensity_detection.shape is not None:
         ball = triple(config.intensity_detection.shape)
     room = [ROOM_VOXELS] * 3 if voxel_size is None else [max(2, round(ROOM_UM / edge)) for edge in voxel_size]
-    z, y, x = (d + w + max(r, 2 * w, b) for d, w, r, b in zip(dense_halo(config), window, room, ball, strict=True))
+    z, y, x = (d + max(r, 2 * w, b) for d, w, r, b in zip(clear_reach(config), window, room, ball, strict=True))
     return z, y, x
 
 
@@ -99,8 +154,12 @@ def cells_of_block(
     *,
     mask: Image | None = None,
     mask_limit: int | None = None,
+    asked: NDArray[np.int64] | None = None,
 ) -> BlockCells:
-    """Cells whose centre lies in the core of a block.
+    """Cells that a block owns, as far as it sees them.
+
+    Rows that are not truncated are those of the whole volume. Every cell of the volume whose key lies in the core has
+    a row; a truncated one may also be of a part of a cell that another block owns, see :mod:`cytolith.cells.owners`.
 
     Parameters
     ----------
@@ -116,6 +175,8 @@ def cells_of_block(
         Voxels that equalization counts.
     mask_limit
         Voxels above the shape threshold that memory holds.
+    asked
+        Keys to give rows of, int64 (n,), instead of all in the core.
 
     Raises
     ------
@@ -126,7 +187,7 @@ def cells_of_block(
     images = run_image_steps(image, block.read, setting, workspace, mask=mask, seconds=seconds)
     config, clock = setting.config, Clock(seconds)
     if config.maxima_detection is None:
-        return BlockCells(_empty_table(config), np.empty(0, np.int64), images, seconds=seconds)
+        return BlockCells(_empty_table(config), np.empty(0, np.int64), NOTHING, images, seconds=seconds)
     step = config.maxima_detection
     # The rim of what was read lacks the neighbours that the image steps needed. Local maxima see no further than
     # their window, so it is enough to mark what is near the rim; a flood may come from anywhere in it, and the rim
@@ -137,6 +198,7 @@ def cells_of_block(
     if step.h_max is not None:
         trusted, rim = block.trimmed(setting.shape, rim), (0, 0, 0)
     origin = region_origin(trusted.read)
+    margins = trusted.open_margins(setting.shape, (rim[0] + window[0], rim[1] + window[1], rim[2] + window[2]))
 
     def crop(name: str) -> Image:
         return _crop(images[name], block, trusted, workspace, name)
@@ -150,11 +212,10 @@ def cells_of_block(
         open_margins=trusted.open_margins(setting.shape, rim),
     )
     centres = maxima.centres(crop("source") if step.h_max is not None else None, origin=origin)
-    keys = _volume_index(maxima, trusted.read, setting.shape)
+    keys = volume_index(key_voxels(maxima, final), maxima.shape, origin, setting.shape)
     clock.lap("maxima_detection")
 
-    keep = np.ones(len(maxima), bool)
-    truncated = maxima.open.copy()
+    settled, some = ~maxima.open, np.ones(len(maxima), bool)
     shapes: Shapes | None = None
     columns: Table = {}
     if config.shape_detection is not None:
@@ -164,44 +225,110 @@ def cells_of_block(
             maxima.starts,
             maxima.voxels,
             None if threshold is None else threshold.value,
-            trusted.open_margins(setting.shape, (rim[0] + window[0], rim[1] + window[1], rim[2] + window[2])),
+            margins,
             open_seeds=maxima.open,
             limit=mask_limit,
         )
         clock.lap("shape_detection")
-        keep &= shapes.size > 0
-        truncated |= shapes.open
+        settled, some = settled & ~shapes.open, shapes.size > 0
         columns["size"] = shapes.size
-    if step.valid:
-        keep &= _owned(maxima, centres, trusted)
+    balls: NDArray[np.int64] | None = None
     if config.intensity_detection is not None:
         measure = config.intensity_detection
+        if shapes is None:
+            # halves are rounded up in the volume: rounding in the block would depend on where it begins
+            assert measure.shape is not None
+            middle, ball = np.floor(centres + 0.5).astype(np.int64), ball_offsets(triple(measure.shape))
+            balls = np.hstack([middle + ball.min(0), middle + ball.max(0) + 1])
+            settled &= _holds(block.trimmed(setting.shape, dense_halo(config)).read, balls, setting.shape)
         for name in measure.measure:
             if shapes is not None:
                 columns[name] = measure_shapes(shapes, crop(name), measure.method)
             else:
-                assert measure.shape is not None
-                # halves are rounded up in the volume: rounding in the block would depend on where it begins
-                voxels = np.floor(centres + 0.5).astype(np.int64) - np.array(origin)
-                columns[name] = measure_balls(crop(name), voxels, ball_offsets(triple(measure.shape)), measure.method)
+                columns[name] = measure_balls(crop(name), middle - np.array(origin), ball, measure.method)
         clock.lap("intensity_detection")
-    table = {axis: centres[keep, i] for i, axis in enumerate("zyx")}
-    table |= {name: column[keep] for name, column in columns.items()}
-    table["truncated"] = truncated[keep]
-    brightest = -math.inf if keep.any() else float(final[trusted.inner].max())
-    return BlockCells(
+
+    # Rows: maxima that are not open by their keys, open ones by their candidates, if the block may own them.
+    index, row_keys = np.arange(len(maxima)), keys
+    if step.valid:
+        if step.h_max is None and maxima.open.any():
+            right = tuple(max(margin - 1, 0) for margin in margins)
+            of, at = open_candidates(maxima, maxima.open & some, right)
+            index = np.concatenate([index[~maxima.open], of])
+            row_keys = np.concatenate([keys[~maxima.open], volume_index(at, maxima.shape, origin, setting.shape)])
+        if asked is None:
+            owned = inside_region(places(row_keys, setting.shape), block.core)
+        else:
+            owned = np.isin(row_keys, asked)
+        index, row_keys = index[owned], row_keys[owned]
+    index, row_keys = index[some[index]], row_keys[some[index]]
+    loose = ~settled[index]
+    table = {axis: centres[index, i] for i, axis in enumerate("zyx")}
+    table |= {name: column[index] for name, column in columns.items()}
+    table["truncated"] = loose
+    cells = BlockCells(
         table,
-        keys[keep],
+        row_keys,
+        _where(maxima, shapes, balls, index[loose], trusted, margins),
         images,
         trusted=trusted,
         maxima=maxima,
-        maxima_keys=keys,
-        kept=keep,
+        maxima_keys=np.where(some, keys, -1),
         shapes=shapes,
         mask_voxels=0 if shapes is None else _masked_in(shapes.runs, trusted.inner),
-        brightest=brightest,
+        brightest=-math.inf if index.size else float(final[trusted.inner].max()),
         seconds=seconds,
     )
+    cells.apart = _apart(cells, index, setting, everything=asked is not None)
+    return cells
+
+
+def _where(
+    maxima: Maxima,
+    shapes: Shapes | None,
+    balls: NDArray[np.int64] | None,
+    index: NDArray[np.int64],
+    trusted: Block,
+    margins: tuple[int, ...],
+) -> Loose:
+    """Where some maxima, their shapes and what is measured around them lie."""
+    if index.size == 0:
+        return NOTHING
+    boxes = extents(maxima, shapes, index, region_origin(trusted.read))
+    if balls is not None:
+        boxes[:, :3] = np.minimum(boxes[:, :3], balls[index, :3])
+        boxes[:, 3:] = np.maximum(boxes[:, 3:], balls[index, 3:])
+    read = region_corners(trusted.read)
+    near, far = np.array(margins[::2]), np.array(margins[1::2])
+    touched = np.hstack([boxes[:, :3] < read[:3] + near, boxes[:, 3:] > read[3:] - far])
+    return Loose(boxes, touched & (np.concatenate([near, far]) > 0))
+
+
+def _holds(region: Region, boxes: NDArray[np.int64], shape: Shape) -> NDArray[np.bool_]:
+    """Whether all that boxes (n, 6) have inside the volume lies in the region."""
+    corners = region_corners(region)
+    low, high = np.maximum(boxes[:, :3], 0), np.minimum(boxes[:, 3:], shape)
+    return np.asarray(((low >= corners[:3]) & (high <= corners[3:])).all(1))
+
+
+def _apart(cells: BlockCells, index: NDArray[np.int64], setting: Setting, *, everything: bool) -> dict[str, Voxels]:
+    """What saved steps need beside what the core of the block tells, see `BlockCells.apart`; `index` of each row."""
+    config, trusted, maxima = setting.config, cells.trusted, cells.maxima
+    apart: dict[str, Voxels] = {}
+    assert trusted is not None
+    assert maxima is not None
+    origin = region_origin(trusted.read)
+    if config.maxima_detection is not None and config.maxima_detection.save is not None:
+        apart["maxima_detection"] = maxima_voxels(maxima, index, cells.keys, origin, setting.shape)
+    if cells.shapes is not None and config.shape_detection is not None and config.shape_detection.save is not None:
+        apart["shape_detection"] = shape_voxels(cells.shapes, index, cells.keys, origin, setting.shape)
+    if everything:
+        return apart
+    loose = cells.keys[cells.table["truncated"]]
+    for name, voxels in apart.items():
+        kept = ~inside_region(places(voxels.index, setting.shape), trusted.core) | np.isin(voxels.keys, loose)
+        apart[name] = Voxels(voxels.index[kept], voxels.keys[kept])
+    return apart
 
 
 def _masked_in(runs: Runs, part: Region) -> int:
@@ -272,32 +399,3 @@ def _seed_threshold(config: CellsConfig) -> float | None:
     if config.maxima_detection.h_max is not None or shape is None:
         return None if own is None else own.value
     return shape.value if own is None else max(own.value, shape.value)
-
-
-def _volume_index(maxima: Maxima, region: Region, shape: Shape) -> NDArray[np.int64]:
-    first = np.unravel_index(maxima.voxels[maxima.starts[:-1]], maxima.shape)
-    z, y, x = (f.astype(np.int64) + o for f, o in zip(first, region_origin(region), strict=True))
-    return np.asarray((z * shape[1] + y) * shape[2] + x, np.int64)
-
-
-def _owned(maxima: Maxima, centres: NDArray[np.float64], block: Block) -> NDArray[np.bool_]:
-    """Maxima that the block gives a row: those with their centre in its core.
-
-    The centre of a maximum that may go on beyond what was read is unknown, and each block that sees a part of it
-    might leave
-    it to another. So every block with a part of it in the core gives a row, marked as truncated.
-    """
-    owned = inside_region(centres, block.core)
-    for index in np.flatnonzero(maxima.open):
-        voxels = maxima.voxels[maxima.starts[index] : maxima.starts[index + 1]]
-        places = np.stack(np.unravel_index(voxels, maxima.shape), 1) + np.array(region_origin(block.read))
-        owned[index] = inside_region(places, block.core).any()
-    return owned
-
-
-def inside_region(centres: NDArray[Any], core: Region) -> NDArray[np.bool_]:
-    """Whether each position (n, 3) lies in the half-open region."""
-    inside = np.ones(len(centres), bool)
-    for i, side in enumerate(core):
-        inside &= (centres[:, i] >= side.start) & (centres[:, i] < side.stop)
-    return inside

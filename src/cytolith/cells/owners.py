@@ -49,6 +49,11 @@ class Voxels:
         return Voxels(self.index[kept], self.keys[kept])
 
 
+def join_voxels(parts: list[Voxels]) -> Voxels:
+    """The voxels of all parts."""
+    return Voxels(np.concatenate([part.index for part in parts]), np.concatenate([part.keys for part in parts]))
+
+
 def places(index: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
     """Positions (n, 3) of flat indices into an image or volume of this shape."""
     return np.stack(np.unravel_index(index, shape), 1).astype(np.int64)
@@ -129,7 +134,8 @@ def extents(maxima: Maxima, shapes: Shapes | None, index: NDArray[np.int64], ori
         some = shapes.size[index] > 0
         boxes[some, :3] = np.minimum(boxes[some, :3], grown[some, :3])
         boxes[some, 3:] = np.maximum(boxes[some, 3:], grown[some, 3:])
-    return boxes + np.array(origin * 2)
+    boxes += np.array(origin * 2)
+    return boxes
 
 
 def shape_voxels(
@@ -143,8 +149,7 @@ def shape_voxels(
     run = np.searchsorted(runs.offset, at, side="right") - 1
     line = np.searchsorted(runs.row_start, run, side="right") - 1
     flat = line * runs.shape[2] + runs.start[run] + at - runs.offset[run]
-    z, y, x = runs.shape
-    return Voxels(volume_index(flat, (z, y, x), origin, volume), keys[row[shapes.labels[at]] - 1])
+    return Voxels(volume_index(flat, shapes.runs.shape, origin, volume), keys[row[shapes.labels[at]] - 1])
 
 
 def maxima_voxels(
@@ -158,6 +163,6 @@ def maxima_voxels(
     return Voxels(volume_index(maxima.voxels[at], maxima.shape, origin, volume), keys[of_voxel[at] - 1])
 
 
-def region_places(region: Region) -> NDArray[np.int64]:
+def region_corners(region: Region) -> NDArray[np.int64]:
     """Two half-open corners (6,) of a region."""
     return np.array([*region_origin(region), *(side.stop for side in region)], np.int64)

@@ -4,59 +4,53 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cytolith.axes import Shape, VoxelSize
-from cytolith.cells.block import (
-    BlockCells,
-    Table,
-    block_halo,
-    bytes_per_voxel,
-    cells_of_block,
-    merge_tables,
-    with_micrometres,
-)
+from cytolith.axes import Shape, VoxelSize, region_shape
+from cytolith.cells.block import Table, block_halo, bytes_per_voxel, with_micrometres
 from cytolith.cells.build import build_config
 from cytolith.cells.config import CellsConfig
+from cytolith.cells.hints import hints_of
 from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
-from cytolith.cells.reader import Reader
+from cytolith.cells.reader import Reader, load_flat_field
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_defaults, with_noise
+from cytolith.cells.results import Results, Tally
 from cytolith.cells.saves import Saves, refuse_clashes
-from cytolith.engine.executors import make_executor
+from cytolith.cells.task import CellsTask, Limits
+from cytolith.engine.checkpoint import Checkpoints
+from cytolith.engine.events import Listener
+from cytolith.engine.executors import Pool, open_pool
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
 from cytolith.engine.machine import default_memory, default_workers
-from cytolith.engine.old_run import Listener, run_blocks
+from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
 from cytolith.engine.workspace import Workspace
-from cytolith.errors import ConfigError, MemoryBudgetError
-from cytolith.io.flat_fields import read_flat_field
+from cytolith.errors import ConfigError
 from cytolith.io.volume import Volume, open_volume
-from cytolith.kernels.components import MaskTooLargeError
-from cytolith.kernels.illumination import FlatField, flat_field
 from cytolith.quantities import Threshold
 
 log = logging.getLogger(__name__)
 
 PROCESS_BYTES = 350 * 2**20
 """What Python, the libraries and the compiled kernels take before any voxel is read."""
-FLOOD_BYTES = 48
-"""Memory of the watershed for each voxel of the mask, at most."""
-MASK_SHARE = 0.2
-"""Share of voxels above the shape threshold from which a run warns that the threshold lets nearly everything pass."""
+WORKER_BYTES = 300 * 2**20
+"""The same for each further process."""
 
 
 @dataclass(frozen=True)
 class CellsResult:
-    """Table of a run and how it came about."""
+    """What a run found and how it came about."""
 
     table: Table
-    """One row a cell, sorted by (z, y, x)."""
+    """One row a cell, sorted by (z, y, x); empty where it was written part by part."""
+    tally: Tally
+    """Sums over the blocks."""
     config: CellsConfig
     """Parameters with every default filled in, as the user would write them."""
     plan: Plan
@@ -64,12 +58,15 @@ class CellsResult:
     """Noise of the volume when a threshold is a multiple of it."""
     thresholds: dict[str, float]
     """Thresholds in grey values."""
-    mask_voxels: int
-    """Voxels of the volume above the shape threshold."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time of each step, added up over workers; `run` is the time by the clock."""
     hints: list[str] = field(default_factory=list)
     """What a user should know about this result, in words."""
+
+    @property
+    def mask_voxels(self) -> int:
+        """Voxels of the volume above the shape threshold."""
+        return self.tally.mask_voxels
 
 
 def detect_cells(
@@ -79,6 +76,7 @@ def detect_cells(
     workers: int | None = None,
     memory: int | None = None,
     block: Shape | None = None,
+    executor: str | Executor | Pool = "threads",
     config: CellsConfig | None = None,
     **steps: Any,
 ) -> Table:
@@ -97,6 +95,10 @@ def detect_cells(
         Bytes to stay below; default: half of the machine's memory.
     block
         Extent (z, y, x) of a block's core; default: chosen from memory and workers. Never changes the result.
+    executor
+        Where blocks run: ``"threads"``, ``"processes"``, ``"serial"``, or a `concurrent.futures.Executor`, such as
+        ``client.get_executor(pure=False)`` of Dask; with any but threads the source must be a path. Never changes the
+        result.
     config
         Parameters of all steps.
     **steps
@@ -108,7 +110,8 @@ def detect_cells(
     dict of str to ndarray
         One entry a column, rows sorted by (z, y, x): ``z, y, x`` (centre in voxels, float64), ``z_um, y_um, x_um``
         when the voxel size is known, ``size`` (voxels, int64) with shape detection, one column a measured image
-        (float64), and ``truncated`` (bool: more of the cell may lie beyond what was read around its block).
+        (float64), and ``truncated`` (bool: the cell goes on beyond what memory holds at once, so that its row may be
+        of a part of it; where it is False the row is that of the whole volume).
 
     Raises
     ------
@@ -130,8 +133,10 @@ def detect_cells(
     """
     volume = open_volume(source, voxel_size=voxel_size)
     layers = [("", config.model_dump())] if config is not None else []
-    prepared = prepare(volume, build_config(*layers, ("", steps)), workers=workers, memory=memory, block=block)
-    return execute(prepared).table
+    built = build_config(*layers, ("", steps))
+    pool = open_pool(executor, default_workers() if workers is None else workers)
+    with pool:
+        return execute(prepare(volume, built, pool=pool, memory=memory, block=block)).table
 
 
 def detect_cells_block(image: Image, *, voxel_size: VoxelSize | None = None, **steps: Any) -> Table:
@@ -152,7 +157,7 @@ def detect_cells_block(image: Image, *, voxel_size: VoxelSize | None = None, **s
         The table, as :func:`detect_cells` gives it.
     """
     volume = open_volume(image, voxel_size=voxel_size)
-    return execute(prepare(volume, build_config(("", steps)), workers=1, block=volume.shape, memory=2**62)).table
+    return detect_cells(volume, executor="serial", block=volume.shape, memory=2**62, **steps)
 
 
 @dataclass(frozen=True)
@@ -163,41 +168,72 @@ class Prepared:
     """Parameters as the user means them, with every default filled in."""
     reader: Reader
     setting: Setting
+    costs: Costs
     plan: Plan
-    room: int
-    """Bytes a worker may take beyond the plan."""
+    memory: int
+    """Bytes that the plan may take."""
+    pool: Pool
+    """Where blocks run."""
+
+    @property
+    def limits(self) -> Limits:
+        """What a worker may take for what depends on the data."""
+        room = max(self.memory - self.plan.bytes_total, 0) // self.plan.workers
+        # a region that is read again takes the place of its block, and what is left over
+        return Limits(self.costs.halo, int((self.plan.bytes_block + room) / self.costs.bytes_per_voxel), room)
 
 
 def prepare(
     volume: Volume,
     config: CellsConfig,
     *,
+    pool: Pool | None = None,
     workers: int | None = None,
     memory: int | None = None,
     block: Shape | None = None,
 ) -> Prepared:
     """Check a volume and its parameters, and plan the blocks.
 
-    Takes and raises what :func:`detect_cells` does, before any work.
+    Takes and raises what :func:`detect_cells` does, before any work. Where blocks run is a pool (default: threads), of
+    which at most `workers` work at once on a machine.
     """
-    workers = default_workers() if workers is None else workers
-    if workers < 1:
-        raise ConfigError(f"--workers {workers}: give at least 1")
-    memory = default_memory() if memory is None else memory
+    if pool is None:
+        pool = open_pool("threads", default_workers() if workers is None else workers)
+    workers = pool.workers if workers is None else min(workers, pool.workers)
+    if memory is None:
+        memory = default_memory()
     volume.check()
+    if pool.travels and volume.stamps() is None:
+        raise ConfigError(
+            f"{volume.name}: an array in memory cannot be read by other processes: save it as .zarr or .npy and give "
+            "the path, or use threads"
+        )
     resolved = in_voxels(config, volume.voxel_size)
     refuse_clashes(resolved, volume.name)
     _refuse_large_footprint(resolved, volume)
     reader = Reader(volume, resolved)
-    costs = Costs(block_halo(resolved, volume.voxel_size), bytes_per_voxel(resolved, volume.dtype), PROCESS_BYTES)
-    plan = plan_blocks(volume.shape, costs, memory=memory, workers=workers, chunks=volume.chunks, core=block)
     setting = Setting(resolved, volume.shape, load_flat_field(resolved, volume))
-    room = max(memory - plan.bytes_total, 0) // plan.workers
-    return Prepared(with_defaults(config, volume.voxel_size), reader, setting, plan, room)
+    costs = Costs(
+        block_halo(resolved, volume.voxel_size),
+        bytes_per_voxel(resolved, volume.dtype),
+        PROCESS_BYTES,
+        bytes_worker=WORKER_BYTES if pool.travels and pool.kind == "processes" else 0,
+        bytes_least=_sample_bytes(setting, volume) if noise_scaled(resolved) else 0,
+    )
+    plan = plan_blocks(
+        volume.shape,
+        costs,
+        memory=memory,
+        workers=workers,
+        machines=pool.machines,
+        chunks=volume.chunks,
+        core=block,
+    )
+    return Prepared(with_defaults(config, volume.voxel_size), reader, setting, costs, plan, memory, pool)
 
 
 def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener = lambda _: None) -> CellsResult:
-    """Result of a prepared run.
+    """Result of a prepared run, with its table in memory.
 
     Parameters
     ----------
@@ -209,49 +245,68 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
         Gets the events of the engine.
     """
     begin = time.perf_counter()
-    reader, setting, plan = prepared.reader, prepared.setting, prepared.plan
-    noise = None
-    executor = make_executor(plan.workers)
-    try:
-        if noise_scaled(setting.config):
-            noise = sample_noise(reader, setting, executor)
-            log.info("noise of the volume: %.6g", noise)
-            setting = replace(setting, config=with_noise(setting.config, noise))
-        with Saves(setting.config, reader.volume, plan, overwrite=overwrite) as saves:
-            try:
-                results = run_blocks(_Task(reader, setting, saves, prepared.room), plan, executor, listener, "cells")
-            except Exception:
-                executor.shutdown(cancel_futures=True)  # no worker may write into what is discarded next
-                raise
-            except BaseException:
-                saves.stop()
-                raise
-            table, keys = merge_tables(
-                [r.table for r in results],
-                [r.keys for r in results],
-                once=setting.config.maxima_detection is None or setting.config.maxima_detection.valid,
-            )
-            saves.finish(keys)
-    except BaseException:
-        # an interrupt or an error is answered at once, without waiting for the blocks under way
-        executor.shutdown(wait=False, cancel_futures=True)
-        raise
-    executor.shutdown()
-    seconds: dict[str, float] = {}
-    for block_cells in results:
-        for name, value in block_cells.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
-    result = CellsResult(
-        with_micrometres(table, reader.volume.voxel_size),
-        prepared.config,
-        plan,
-        noise,
-        grey_thresholds(setting.config),
-        sum(r.mask_voxels for r in results),
-        {**seconds, "run": time.perf_counter() - begin},
-    )
-    brightest = max((r.brightest for r in results), default=-math.inf)
-    return replace(result, hints=_hints(result, prepared, setting.config, brightest))
+    prepared, noise = with_thresholds(prepared)
+    volume, plan = prepared.reader.volume, prepared.plan
+    # The pool is inside: no worker may write into what is discarded after an error.
+    with Saves(prepared.setting.config, volume, plan, overwrite=overwrite) as saves:
+        with prepared.pool:
+            results = compute(prepared, saves, listener=listener)
+        parts = list(results.rows(plan.blocks))
+        table = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+        saves.finish(np.concatenate([keys for _, keys in parts]), table["truncated"], results.apart(plan.blocks))
+    result = summarize(prepared, results.total, noise, begin)
+    return replace(result, table=with_micrometres(table, volume.voxel_size))
+
+
+def with_thresholds(prepared: Prepared) -> tuple[Prepared, float | None]:
+    """The run with its thresholds in grey values, and the noise of the volume where one is a multiple of it."""
+    config = prepared.setting.config
+    if not noise_scaled(config):
+        return prepared, None
+    noise = sample_noise(prepared)
+    log.info("noise of the volume: %.6g", noise)
+    return replace(prepared, setting=replace(prepared.setting, config=with_noise(config, noise))), noise
+
+
+def compute(
+    prepared: Prepared,
+    saves: Saves,
+    *,
+    checkpoints: Checkpoints | None = None,
+    finished: dict[int, Tally] | None = None,
+    policy: Policy = STOP_AT_ONCE,
+    listener: Listener = lambda _: None,
+) -> Results:
+    """Results of all blocks.
+
+    Parameters
+    ----------
+    prepared
+        A run with thresholds in grey values.
+    saves
+        Volumes that steps save, entered.
+    checkpoints, finished
+        Where results are kept on disk, and what is there already.
+    policy, listener
+        As in :func:`cytolith.engine.run.run_blocks`.
+    """
+    plan, setting, pool = prepared.plan, prepared.setting, prepared.pool
+    task = CellsTask(prepared.reader, setting, prepared.limits, saves, checkpoints)
+    results = Results(checkpoints)
+    results.tallies.update(finished or {})
+    todo = None if not finished else [block for block in plan.blocks if block.index not in finished]
+    for block, result in run_blocks(task, plan, pool, todo=todo, policy=policy, listener=listener, name="cells"):
+        results.add(block.index, result)
+    return results
+
+
+def summarize(prepared: Prepared, tally: Tally, noise: float | None, begin: float) -> CellsResult:
+    """The result of a run without its table; `begin` is when it began, of `time.perf_counter`."""
+    config, volume = prepared.setting.config, prepared.reader.volume
+    thresholds = grey_thresholds(config)
+    hints = hints_of(config, volume, noise, thresholds, tally)
+    seconds = {**tally.seconds, "run": time.perf_counter() - begin}
+    return CellsResult({}, tally, prepared.config, prepared.plan, noise, thresholds, seconds, hints)
 
 
 def _refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
@@ -265,76 +320,46 @@ def _refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
             )
 
 
-class _Task:
-    """What a worker does with a block; each thread keeps its own buffers."""
-
-    def __init__(self, reader: Reader, setting: Setting, saves: Saves, room: int) -> None:
-        self._reader = reader
-        self._setting = setting
-        self._saves = saves
-        self._room = room
-        self._local = threading.local()
-
-    def __call__(self, block: Block) -> BlockCells:
-        workspace = getattr(self._local, "workspace", None)
-        if workspace is None:
-            workspace = self._local.workspace = Workspace()
-        begin = time.perf_counter()
-        image, mask = self._reader.read(block, workspace)
-        read = time.perf_counter() - begin
-        limit = self._room // FLOOD_BYTES + int(MASK_SHARE * image.size)
-        try:
-            cells = cells_of_block(image, block, self._setting, workspace, mask=mask, mask_limit=limit)
-        except MaskTooLargeError as error:
-            assert self._setting.config.shape_detection is not None
-            threshold = self._setting.config.shape_detection.threshold
-            raise MemoryBudgetError(
-                f"shape_detection.threshold {threshold.value if threshold else 'none'}: {error.voxels:,} of "
-                f"{image.size:,} voxels of a block lie above it, more than the memory left holds: raise the "
-                "threshold or give more --memory"
-            ) from None
-        cells.seconds["read"] = read
-        self._saves.write(block, cells)
-        cells.forget_voxels()
-        return cells
-
-
-def sample_noise(reader: Reader, setting: Setting, executor: Executor) -> float:
-    """Noise of the background-corrected (and equalized) volume, from the fixed sample of :mod:`cytolith.cells.noise`.
+def _noise_setting(setting: Setting) -> Setting:
+    """The steps that the noise is measured after.
 
     It is measured before smoothing and the difference of Gaussians, which keep the unit of the image and make noise
-    small: measured after them, a volume of nothing but noise would be full of cells. Voxels whose source is 0 are left
-    out: stitching and cropping fill with it what was never imaged.
+    small: measured after them, a volume of nothing but noise would be full of cells.
     """
-    config = setting.config.model_copy(update={"smoothing": None, "dog_filter": None})
-    setting = replace(setting, config=config)
+    return replace(setting, config=setting.config.model_copy(update={"smoothing": None, "dog_filter": None}))
 
-    def values(block: Block) -> Image:
+
+def _sample_bytes(setting: Setting, volume: Volume) -> int:
+    """Memory of the largest tile of the noise sample."""
+    config = _noise_setting(setting).config
+    tiles = sample_blocks(setting.shape, dense_halo(config))
+    largest = max(math.prod(region_shape(tile.read)) for tile in tiles)
+    return math.ceil(largest * bytes_per_voxel(config, volume.dtype))
+
+
+def sample_noise(prepared: Prepared) -> float:
+    """Noise of the background-corrected (and equalized) volume, from the fixed sample of :mod:`cytolith.cells.noise`.
+
+    Voxels whose source is 0 are left out: stitching and cropping fill with it what was never imaged. It is measured
+    here, whatever the blocks run on: the sample is small.
+    """
+    setting, reader = _noise_setting(prepared.setting), prepared.reader
+
+    def values(block: Block) -> NDArray[Any]:
         workspace = Workspace()
         image, mask = reader.read(block, workspace)
         final = run_image_steps(image, block.read, setting, workspace, mask=mask)["equalization"]
         return np.asarray(final[block.inner][image[block.inner] != 0])
 
-    return robust_noise(np.concatenate(list(executor.map(values, sample_blocks(setting.shape, dense_halo(config))))))
-
-
-def load_flat_field(config: CellsConfig, volume: Volume) -> FlatField | None:
-    """Flat field of the planes of a volume from an array or a file; ConfigError names the option."""
-    step = config.illumination_correction
-    if step is None:
-        return None
-    try:
-        return flat_field(
-            read_flat_field(step.flatfield, "illumination_correction.flatfield"),
-            volume.shape[1:],
-            background=None
-            if step.background is None
-            else read_flat_field(step.background, "illumination_correction.background"),
-            scaling=step.scaling,
-            axis=step.axis,
-        )
-    except ValueError as error:
-        raise ConfigError(f"illumination_correction.flatfield: {error}") from None
+    tiles = sample_blocks(setting.shape, dense_halo(setting.config))
+    room = prepared.memory - prepared.costs.bytes_fixed
+    at_once = max(min(default_workers(), room // max(prepared.costs.bytes_least, 1)), 1)
+    with ThreadPoolExecutor(at_once) as executor:
+        try:
+            return robust_noise(np.concatenate(list(executor.map(values, tiles))))
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def grey_thresholds(config: CellsConfig) -> dict[str, float]:
@@ -346,44 +371,3 @@ def grey_thresholds(config: CellsConfig) -> dict[str, float]:
         for field, value in getattr(config, name)
         if isinstance(value, Threshold)
     }
-
-
-def _hints(result: CellsResult, prepared: Prepared, config: CellsConfig, brightest: float) -> list[str]:
-    """What a user should know about a result, in words."""
-    hints = []
-    if prepared.reader.volume.voxel_size is None:
-        hints.append(
-            "the voxel size is unknown: default lengths are voxels of about 6 x 1.6 x 1.6 um, and the table has no "
-            "micrometres; add --voxel-size Z,Y,X"
-        )
-    voxels = math.prod(prepared.setting.shape)
-    rows = len(result.table["z"])
-    if result.noise == 0:
-        hints.append(
-            "the noise is 0 (the volume is flat, or most of it has one grey value), so thresholds in mad are 0 too; "
-            "give grey values"
-        )
-    if config.maxima_detection is None:
-        hints.append("maxima_detection is off: no cells were looked for")
-    elif rows == 0:
-        shown = ", ".join(f"{name} = {value:.6g}" for name, value in result.thresholds.items()) or "no threshold"
-        hints.append(
-            f"no cells: nothing reached {shown}; the largest value of the image they apply to is {brightest:.6g}: "
-            + (
-                "lower --maxima-detection.threshold or --shape-detection.threshold"
-                if brightest > 0
-                else "it is flat, or the footprint of the background correction is smaller than a cell"
-            )
-        )
-    if voxels and result.mask_voxels > MASK_SHARE * voxels:
-        hints.append(
-            f"{result.mask_voxels:,} voxels ({100 * result.mask_voxels / voxels:.0f} %) lie above the shape threshold: "
-            "cells will run into each other; raise --shape-detection.threshold"
-        )
-    truncated = int(result.table["truncated"].sum())
-    if truncated:
-        hints.append(
-            f"{truncated:,} of {rows:,} cells are marked truncated: their shape may go on beyond what was read around "
-            "their block; larger blocks (more --memory, fewer --workers) cut fewer"
-        )
-    return hints

@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves behind, each file whole or absent."""
+"""The run folder: everything that a run leaves behind, each file whole or absent, and what it takes to go on."""
 
 from __future__ import annotations
 
@@ -6,24 +6,88 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import math
 import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cytolith.axes import Shape, VoxelSize
+import numpy as np
+
+from cytolith.axes import Shape, VoxelSize, region_shape
+from cytolith.cells.block import with_micrometres
 from cytolith.cells.build import to_toml
 from cytolith.cells.config import CellsConfig
-from cytolith.cells.pipeline import CellsResult, execute, prepare
-from cytolith.engine.old_run import Listener
-from cytolith.errors import OutputError
+from cytolith.cells.pipeline import CellsResult, Prepared, compute, prepare, summarize, with_thresholds
+from cytolith.cells.resolve import with_defaults
+from cytolith.cells.results import Results
+from cytolith.cells.resume import Earlier, Progress, find_earlier, identity_of, open_progress, read_run
+from cytolith.cells.saves import Saves
+from cytolith.engine.events import Event, Failed, Listener, Retried
+from cytolith.engine.executors import Pool, open_pool
+from cytolith.engine.grid import Block
+from cytolith.engine.machine import default_workers
+from cytolith.engine.run import KEEP_GOING, BlocksFailedError, FailedBlock, planes_text
+from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import write_text
-from cytolith.io.tables import write_table
+from cytolith.io.lock import FolderLock
+from cytolith.io.record import RecordError
+from cytolith.io.tables import TableWriter
 from cytolith.io.volume import Volume, open_volume
 
 FILES = ("cells.parquet", "cells.csv", "config.toml", "run.json", "run.log")
 """What a run writes into its folder."""
+_LISTED = 10
+"""Reasons, and blocks of each, that the error lists; ``run.json`` has all."""
 
 log = logging.getLogger("cytolith")
+
+
+class RunFailedError(BlocksFailedError):
+    """Blocks of a run failed, and the others are kept; a line for each reason."""
+
+    def __init__(self, error: BlocksFailedError, total: int, output: Path) -> None:
+        super().__init__(error.failed, total)
+        lines = _reasons(self.failed)
+        more = [f"... and {len(lines) - _LISTED} more, see {output / 'run.json'}"] if len(lines) > _LISTED else []
+        head = (
+            f"{len(self.failed)} of {total} blocks failed; what the others found is kept in {output}: mend this and "
+            "give the same command again"
+        )
+        self.args = ("\n  ".join([head, *lines[:_LISTED], *more]),)
+
+
+def _reasons(failed: Sequence[FailedBlock]) -> list[str]:
+    """What went wrong, each with its blocks and the planes that they read."""
+    reasons: dict[str, list[Block]] = {}
+    for each in failed:
+        reasons.setdefault(each.failure.message, []).append(each.block)
+    lines = []
+    for message, blocks in reasons.items():
+        first, last = min(b.read[0].start for b in blocks), max(b.read[0].stop for b in blocks)
+        numbers = ", ".join(str(block.index) for block in blocks[:_LISTED]) + (", ..." if len(blocks) > _LISTED else "")
+        plural = "s" if len(blocks) > 1 else ""
+        lines.append(f"block{plural} {numbers}, {planes_text((slice(first, last), *blocks[0].read[1:]))}: {message}")
+    return lines
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run has left in its folder."""
+
+    rows: int
+    """Cells in the tables."""
+    seconds: float
+    """Time by the clock, of this run if several were needed."""
+    voxels: int
+    """Voxels of the blocks that this run did."""
+    hints: list[str]
+    """What a user should know about the result, in words."""
+    already: bool = False
+    """Whether there was nothing left to do."""
 
 
 def run_cells(
@@ -36,10 +100,16 @@ def run_cells(
     workers: int | None = None,
     memory: int | None = None,
     block: Shape | None = None,
+    pool: Pool | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     listener: Listener = lambda _: None,
-) -> CellsResult:
-    """Result of the pipeline on a volume, written into a folder.
+    notes: Callable[[list[str]], None] = lambda _: None,
+) -> RunReport:
+    """Run the pipeline on a volume, and write what it finds into a folder.
+
+    A run that ended before it was finished, however that came about, goes on when it is given again: blocks that were
+    done are not done again, and the result is what an undisturbed run gives.
 
     Parameters
     ----------
@@ -47,7 +117,7 @@ def run_cells(
         Path or glob of the volume.
     output
         Folder for ``cells.parquet``, ``cells.csv``, ``config.toml``, ``run.json`` and ``run.log``; made when it is
-        not there.
+        not there. Until the run is finished results of blocks lie in ``blocks``.
     config
         Parameters as the user means them.
     voxel_size
@@ -56,90 +126,288 @@ def run_cells(
         Channel, timepoint, level and dataset as :func:`cytolith.open_volume` takes them.
     workers, memory, block, listener
         As in :func:`cytolith.detect_cells`; the listener gets the events of the engine.
+    pool
+        Where blocks run; default: threads. It is closed at the end.
     overwrite
-        Replace an earlier result in the folder and volumes that steps save.
+        Replace an earlier result in the folder, volumes that steps save, and an unfinished run of something else.
+    resume
+        Be content with a result that is finished already.
+    notes
+        Gets what should be known before the work begins, in words.
 
     Raises
     ------
     OutputError
-        The folder holds an earlier result and `overwrite` is not set, or cannot be written.
+        The folder holds an earlier result or another unfinished run and `overwrite` is not set, another run is at work
+        in it, or it cannot be written.
+    RunFailedError
+        Blocks failed, again and again; the others are done.
     """
     options = {name: value for name, value in (options or {}).items() if value is not None}
-    volume = open_volume(source, voxel_size=voxel_size, **options)
-    prepared = prepare(volume, config, workers=workers, memory=memory, block=block)
-    run_keys = {"input": str(source), "voxel_size": volume.voxel_size, **options}
-    text = to_toml(prepared.config, run_keys)
-    _claim(output, source, overwrite=overwrite)
-    handler = _log_to(output / "run.log")
-    started = datetime.datetime.now(datetime.UTC)
-    record: dict[str, Any] = {
-        "state": "running",
-        "started": started.isoformat(timespec="seconds"),
-        "versions": _versions(),
-        "input": _fingerprint(volume),
-        "config": prepared.config.model_dump(mode="json"),
-    }
-    try:
-        log.info("cytolith %s reads %s: %s %s", _versions()["cytolith"], volume.name, volume.shape, volume.dtype)
-        _write_record(output, record)
-        result = execute(prepared, overwrite=overwrite, listener=listener)
-        write_text(output / "config.toml", text)
-        metadata = {"voxel_size_um": json.dumps(volume.voxel_size), "cytolith": _versions()["cytolith"]}
-        write_table(result.table, output / "cells.parquet", metadata=metadata)
-        write_table(result.table, output / "cells.csv")
-        record |= {"state": "finished", **_outcome(result)}
-        for hint in result.hints:
-            log.warning(hint)
-        log.info("%d cells in %.1f s", len(result.table["z"]), result.seconds["run"])
-    except KeyboardInterrupt:
-        record["state"] = "interrupted"
-        if (output / "cells.parquet").exists():
-            record["tables"] = "of an earlier run"
-        log.warning("interrupted")
-        raise
-    except Exception as error:
-        record |= {"state": "failed", "error": str(error)}
-        if (output / "cells.parquet").exists():
-            record["tables"] = "of an earlier run"
-        log.error("failed: %s", error)  # noqa: TRY400 - the log is for users; the command line shows the same line
-        raise
-    finally:
-        record["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with ExitStack() as stack:
+        if pool is None:
+            pool = open_pool("threads", default_workers() if workers is None else workers)
+        stack.enter_context(pool)
+        volume = open_volume(source, voxel_size=voxel_size, **options)
+        _refuse_folder(output, source)
+        complete = with_defaults(config, volume.voxel_size)
+        text = to_toml(complete, {"input": str(source), "voxel_size": volume.voxel_size, **options})
+        identity = identity_of(volume, complete, options)
+        record = read_run(output)
+        if resume and record is not None and record.get("state") == "finished" and record.get("identity") == identity:
+            return RunReport(int(record["cells"]), 0.0, 0, list(record["hints"]), already=True)
+        earlier = find_earlier(output, identity, overwrite=overwrite)
+        prepared = _prepare(volume, config, pool, memory, block, earlier)
+        _refuse_earlier_result(output, earlier, overwrite=overwrite)
+        _make(output)
+        lock = stack.enter_context(FolderLock(output))
+        if find_earlier(output, identity, overwrite=overwrite) != earlier:
+            raise OutputError(f"{output}: another run has just worked here; look at what it left, and run again")
+        run = _Run(output, prepared, identity, earlier, overwrite=overwrite, listener=listener)
+        stack.callback(run.close)
+        for line in (lock.stale, *run.progress.notes):
+            if line:
+                log.warning(line)
+                notes([line])
+        if run.progress.finished:
+            done = f"{len(run.progress.finished)} of {len(prepared.plan.blocks)} blocks are done"
+            notes([f"going on with the run in {output}: {done}"])
+        return run.go(text)
+
+
+def _prepare(
+    volume: Volume, config: CellsConfig, pool: Pool, memory: int | None, block: Shape | None, earlier: Earlier | None
+) -> Prepared:
+    """The run with the blocks of an earlier one: on as many workers as memory holds, which may be others now."""
+    if earlier is None:
+        return prepare(volume, config, pool=pool, memory=memory, block=block)
+    if block is not None and tuple(min(b, s) for b, s in zip(block, volume.shape, strict=True)) != earlier.core:
+        raise ConfigError(
+            f"--block {','.join(map(str, block))}: the unfinished run has blocks of "
+            f"{','.join(map(str, earlier.core))}; leave --block out to go on with it, or --overwrite to begin anew"
+        )
+    for workers in range(pool.workers, 0, -1):
         try:
-            _write_record(output, record)
+            return prepare(volume, config, pool=pool, workers=workers, memory=memory, block=earlier.core)
+        except MemoryBudgetError:
+            if workers == 1:
+                raise
+    raise AssertionError("a pool has workers")
+
+
+class _Run:
+    """One run in its folder, from its record to its tables."""
+
+    def __init__(
+        self,
+        output: Path,
+        prepared: Prepared,
+        identity: dict[str, Any],
+        earlier: Earlier | None,
+        *,
+        overwrite: bool,
+        listener: Listener,
+    ) -> None:
+        self._output, self._prepared = output, prepared
+        self._earlier, self._overwrite, self._listener = earlier, overwrite, listener
+        self._begin = time.perf_counter()
+        plan, volume = prepared.plan, prepared.reader.volume
+        self.progress: Progress = open_progress(output, identity, plan.core, plan.blocks, prepared.reader, earlier)
+        self._handler = _log_to(output / "run.log", go_on=earlier is not None)
+        self._record: dict[str, Any] = {
+            "state": "running",
+            "started": _now(),
+            "versions": _versions(),
+            "input": {
+                "source": volume.name,
+                "shape": list(volume.shape),
+                "dtype": str(volume.dtype),
+                "voxel_size_um": None if volume.voxel_size is None else list(volume.voxel_size),
+            },
+            "config": prepared.config.model_dump(mode="json"),
+            "plan": {
+                "blocks": len(plan.blocks),
+                "core": list(plan.core),
+                "workers": plan.workers,
+                "executor": prepared.pool.kind,
+                "bytes_block": plan.bytes_block,
+                "bytes_total": plan.bytes_total,
+                "voxels_read": plan.voxels_read,
+            },
+            "identity": identity,
+        }
+
+    def go(self, config_text: str) -> RunReport:
+        """Do what is left to do."""
+        record, volume = self._record, self._prepared.reader.volume
+        try:
+            log.info(
+                "cytolith %s reads %s: %s %s", record["versions"]["cytolith"], volume.name, volume.shape, volume.dtype
+            )
+            log.info("%d of %d blocks are done already", len(self.progress.finished), len(self._prepared.plan.blocks))
+            self._write()
+            result = self._work(config_text)
+            record |= {"state": "finished", **_outcome(result)}
+            record.pop("closing", None)
+            for hint in result.hints:
+                log.warning(hint)
+            log.info("%d cells in %.1f s", result.tally.rows, result.seconds["run"])
+            self._end()
+            self.progress.checkpoints.remove()
+            todo = (block for block in self._prepared.plan.blocks if block.index not in self.progress.finished)
+            voxels = sum(math.prod(region_shape(block.core)) for block in todo)
+            return RunReport(result.tally.rows, result.seconds["run"], voxels, result.hints)
+        except KeyboardInterrupt:
+            record["state"] = "interrupted"
+            log.warning("interrupted")
+            self._end()
+            raise
+        except BlocksFailedError as error:
+            failed = RunFailedError(error, len(self._prepared.plan.blocks), self._output)
+            record |= {"state": "failed", "error": str(failed), "failed": [_described(each) for each in error.failed]}
+            for each in error.failed:
+                if each.failure.details:
+                    log.error(each.failure.details)  # noqa: TRY400 - the traceback of a worker
+            log.error("failed: %s", failed)  # noqa: TRY400 - the log is for users; the command line shows the same
+            self._end()
+            raise failed from error
+        except Exception as error:
+            record |= {"state": "failed", "error": str(error)}
+            log.error("failed: %s", error)  # noqa: TRY400 - the log is for users; the command line shows the same
+            self._end()
+            raise
+
+    def _work(self, config_text: str) -> CellsResult:
+        earlier, plan = self._earlier, self._prepared.plan
+        prepared, noise = with_thresholds(self._prepared)
+        if earlier is not None and noise != earlier.noise:
+            raise OutputError(
+                f"{self._output}: the noise of the volume is {noise}, and was {earlier.noise} when the unfinished run "
+                "began: its planes have changed; --overwrite begins anew"
+            )
+        if noise is not None:
+            self._record["noise"] = noise
+            self._write()
+        finished = self.progress.finished
+        with Saves(
+            prepared.setting.config,
+            prepared.reader.volume,
+            plan,
+            overwrite=self._overwrite or earlier is not None,
+            resume=earlier is not None,
+            closing=earlier is not None and earlier.closing,
+            keep=self._has_results,
+        ) as saves:
+            if not saves.resumed and finished:  # what was saved is gone: all of it must be written again
+                log.warning("volumes that steps save are not where the run left them: all blocks are done again")
+                finished = {}
+            with prepared.pool:
+                results = compute(
+                    prepared,
+                    saves,
+                    checkpoints=self.progress.checkpoints,
+                    finished=finished,
+                    policy=KEEP_GOING,
+                    listener=self._hear,
+                )
+            self._write_tables(results, saves)
+            self._record["closing"] = True
+            self._write()
+        write_text(self._output / "config.toml", config_text)
+        return summarize(prepared, results.total, noise, self._begin)
+
+    def _write_tables(self, results: Results, saves: Saves) -> None:
+        """Write the tables part by part, and what saved volumes need of them."""
+        size = self._prepared.reader.volume.voxel_size
+        metadata = {"voxel_size_um": json.dumps(size), "cytolith": _versions()["cytolith"]}
+        blocks = self._prepared.plan.blocks
+        keys, marks = [np.empty(0, np.int64)], [np.empty(0, bool)]
+        try:
+            with (
+                TableWriter(self._output / "cells.parquet", metadata) as parquet,
+                TableWriter(self._output / "cells.csv") as csv,
+            ):
+                for part, part_keys in results.rows(blocks):
+                    table = with_micrometres(part, size)
+                    parquet.write(table)
+                    csv.write(table)
+                    if saves.needs_rows:
+                        keys.append(part_keys)
+                        marks.append(part["truncated"])
+                saves.finish(np.concatenate(keys), np.concatenate(marks), results.apart(blocks))
+        except RecordError as error:
+            raise OutputError(f"{error}; give the same command again to do its block again") from error
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Retried):
+            log.warning(
+                "block %d, %s: %s; tried again", event.block.index, planes_text(event.block.read), event.message
+            )
+        elif isinstance(event, Failed):
+            log.error("block %d, %s: %s", event.block.index, planes_text(event.block.read), event.message)
+        self._listener(event)
+
+    def _write(self) -> None:
+        write_text(self._output / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def _end(self) -> None:
+        """Write the record of a run that ends, if that can be done at all."""
+        self._record["ended"] = _now()
+        if self._record["state"] != "finished":
+            if (self._output / "cells.parquet").exists():
+                self._record["tables"] = "of an earlier run"
+            if not self._has_results():  # nothing to go on with
+                self.progress.checkpoints.remove()
+        try:
+            self._write()
         except OutputError as error:
             log.warning("%s", error)
-        log.removeHandler(handler)
-        handler.close()
-    return result
+
+    def _has_results(self) -> bool:
+        return any(self.progress.checkpoints.folder.glob("*.block"))
+
+    def close(self) -> None:
+        """Let go of the log."""
+        log.removeHandler(self._handler)
+        self._handler.close()
 
 
-def _claim(output: Path, source: str | Path, *, overwrite: bool) -> None:
-    """Make the folder; refuse before any work what would replace an earlier result.
-
-    What a run that failed or was interrupted has left (its record and log) is no result and may be replaced. Earlier
-    tables
-    stay until the new ones are written.
-    """
+def _refuse_folder(output: Path, source: str | Path) -> None:
     if output.resolve() == Path(source).resolve():
         raise OutputError(f"{output}: is the input; give another folder for the results")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give a folder for the results")
-    found = [name for name in FILES if (output / name).exists()]
-    tables = [name for name in found if name.startswith("cells.")]
-    if tables and not overwrite:
+
+
+def _refuse_earlier_result(output: Path, earlier: Earlier | None, *, overwrite: bool) -> None:
+    """Refuse before any work what would replace an earlier result.
+
+    What a run that failed or was interrupted has left is no result. Earlier tables stay until the new ones are written.
+    """
+    tables = [name for name in FILES if name.startswith("cells.") and (output / name).exists()]
+    if tables and not overwrite and earlier is None:
         raise OutputError(
             f"{output}: holds an earlier result ({', '.join(tables)}); give another folder, or --overwrite"
         )
+
+
+def _make(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be used for the results: {error.strerror}") from None
 
 
-def _log_to(path: Path) -> logging.Handler:
+class _Log(logging.FileHandler):
+    """A log file; one that cannot be written, as on a full disk, is no reason to print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Let it be."""
+
+
+def _log_to(path: Path, *, go_on: bool) -> logging.Handler:
     try:
-        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+        handler = _Log(path, mode="a" if go_on else "w", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -149,8 +417,8 @@ def _log_to(path: Path) -> logging.Handler:
     return handler
 
 
-def _write_record(output: Path, record: dict[str, Any]) -> None:
-    write_text(output / "run.json", json.dumps(record, indent=2) + "\n")
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:
@@ -158,30 +426,24 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _fingerprint(volume: Volume) -> dict[str, Any]:
+def _described(failed: FailedBlock) -> dict[str, Any]:
+    core, read = failed.block.core, failed.block.read
     return {
-        "source": volume.name,
-        "shape": list(volume.shape),
-        "dtype": str(volume.dtype),
-        "voxel_size_um": None if volume.voxel_size is None else list(volume.voxel_size),
+        "block": failed.block.index,
+        "core": [[part.start, part.stop] for part in core],
+        "planes": [read[0].start, read[0].stop],
+        "error": failed.failure.message,
     }
 
 
 def _outcome(result: CellsResult) -> dict[str, Any]:
     return {
-        "cells": len(result.table["z"]),
-        "truncated": int(result.table["truncated"].sum()),
+        "cells": result.tally.rows,
+        "truncated": result.tally.truncated,
+        "widened": result.tally.widened,
         "noise": result.noise,
         "thresholds": result.thresholds,
-        "mask_voxels": result.mask_voxels,
-        "plan": {
-            "blocks": len(result.plan.blocks),
-            "core": list(result.plan.core),
-            "workers": result.plan.workers,
-            "bytes_block": result.plan.bytes_block,
-            "bytes_total": result.plan.bytes_total,
-            "voxels_read": result.plan.voxels_read,
-        },
+        "mask_voxels": result.tally.mask_voxels,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "hints": result.hints,
     }

@@ -33,6 +33,10 @@ def _cells(
     workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     block: Annotated[str | None, Parameter(group=_RUN)] = None,
+    executor: Annotated[str, Parameter(group=_RUN)] = "threads",
+    dask: Annotated[str | None, Parameter(group=_RUN)] = None,
+    dask_scheduler_file: Annotated[Path | None, Parameter(group=_RUN)] = None,
+    resume: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
     overwrite: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
     print_config: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", group=_RUN)] = False,
@@ -61,11 +65,21 @@ def _cells(
     workers
         Blocks at work at once. Default: all cores.
     memory
-        Memory to stay below, for example 8GiB. Default: half of the machine's.
+        Memory to stay below, for example 8GiB. Default: half of the machine's. On a cluster: of each worker process.
     block
         Extent Z,Y,X of a block's core. Default: chosen from memory and workers; never changes the result.
+    executor
+        Where blocks run on this machine: threads, processes, or serial (one after the other). Never changes the result.
+    dask
+        Run blocks on a Dask cluster instead: the address of its scheduler (tcp://HOST:PORT), or local:N to start N
+        worker processes here.
+    dask_scheduler_file
+        File that a Dask scheduler wrote about itself, instead of its address.
+    resume
+        Go on with an unfinished run of the same input and parameters. The same command does that by itself; with
+        --resume one that is finished already is fine too, which is what batch scripts want.
     overwrite
-        Replace an earlier result in the output folder.
+        Replace an earlier result in the output folder, or an unfinished run of something else.
     print_config
         Print the parameters as TOML and stop.
     quiet
@@ -104,25 +118,30 @@ def _cells(
 
     from cytolith.cells.run import run_cells
     from cytolith.cli.console import Console
+    from cytolith.cli.where import pool_of
 
     with Console(quiet=quiet) as console:
-        result = run_cells(
+        report = run_cells(
             source,
             output,
             parameters,
             voxel_size=size,
             options=options,
-            workers=workers,
+            pool=pool_of(executor, dask, dask_scheduler_file, workers),
             memory=None if memory is None else parse_bytes(memory),
             block=core,
             overwrite=overwrite,
+            resume=resume,
             listener=console,
+            notes=console.notes,
         )
-    console.notes(result.hints)
+    console.notes(report.hints)
     if not quiet:
-        seconds = result.seconds["run"]
-        rate = console.voxels / seconds / 1e6
-        print(f"{len(result.table['z']):,} cells in {seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
+        if report.already:
+            print(f"{report.rows:,} cells; the run was finished before")
+        else:
+            rate = report.voxels / max(report.seconds, 1e-6) / 1e6
+            print(f"{report.rows:,} cells in {report.seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
         print(f"Table: {output / 'cells.parquet'} and {output / 'cells.csv'}")
     return 0
 

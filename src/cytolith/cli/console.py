@@ -10,12 +10,15 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytolith.axes import region_shape
-from cytolith.engine.old_run import BlockDone, Event, Finished, Planned
+from cytolith.engine.events import BlockDone, Event, Failed, Finished, Planned, Retried, Stalled
 from cytolith.kernels.jit import compiled_before
 from cytolith.quantities import format_bytes
 
 _SECONDS_BETWEEN = 2.0
 """Lines of progress, where there is no bar, are at least this far apart."""
+
+_MOST_LINES = 20
+"""Lines about blocks that went wrong, on the terminal."""
 
 
 class Console:
@@ -37,6 +40,7 @@ class Console:
         self._done = self._total = 0
         self._name = ""
         self._told = False
+        self._said = 0
         self._begin = 0.0
         self._started = time.monotonic()
         if not quiet and not compiled_before():
@@ -64,16 +68,22 @@ class Console:
             self._advance(math.prod(region_shape(event.block.core)))
         elif isinstance(event, Finished):
             self._stop()
+        elif isinstance(event, (Retried, Failed)):
+            again = "; it will be tried again" if isinstance(event, Retried) else ""
+            self._say(f"Block {event.block.index}: {event.message}{again}")
+        elif isinstance(event, Stalled):
+            self._say("There are no workers; waiting for some")
 
     def _planned(self, event: Planned) -> None:
         plan = event.plan
-        self._total = sum(math.prod(region_shape(b.core)) for b in plan.blocks)
+        todo = plan.blocks if event.todo is None else event.todo
+        self._total = sum(math.prod(region_shape(block.core)) for block in todo)
         self._begin = time.monotonic()
         self._done, self._lines_from, self._quiet_until, self._name = 0, 0.1, _SECONDS_BETWEEN, event.name
         if not self._told:
             self._told = True
             self._err.print(
-                f"{self._total / 1e6:,.1f} Mvoxel in {len(plan.blocks)} block{'s' if len(plan.blocks) > 1 else ''} "
+                f"{self._total / 1e6:,.1f} Mvoxel in {len(todo)} block{'' if len(todo) == 1 else 's'} "
                 f"of {' x '.join(map(str, plan.core))}, {plan.workers} at a time, {format_bytes(plan.bytes_total)} of "
                 "memory"
             )
@@ -90,12 +100,19 @@ class Console:
         if self._err.is_terminal:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} Mvoxel/s")
             return
-        share = self._done / self._total
+        share = self._done / max(self._total, 1)
         if share >= self._lines_from and share < 1 and elapsed >= self._quiet_until:
             left = elapsed / share - elapsed
             self._err.print(f"{self._name} {100 * share:3.0f} %  {rate:,.0f} Mvoxel/s  {left:,.0f} s left")
             self._lines_from = math.floor(share * 10 + 1) / 10
             self._quiet_until = elapsed + _SECONDS_BETWEEN
+
+    def _say(self, text: str) -> None:
+        self._said += 1
+        if self._said <= _MOST_LINES:
+            self._err.print(text)
+        elif self._said == _MOST_LINES + 1:
+            self._err.print("... more such lines are in the log")
 
     @property
     def seconds(self) -> float:

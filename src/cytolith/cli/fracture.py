@@ -49,6 +49,10 @@ def fracture(
     force: Annotated[bool, Parameter(name=["--force", "-f"], negative="", group=_FILES)] = False,
     workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
+    executor: Annotated[str, Parameter(group=_RUN)] = "threads",
+    dask: Annotated[str | None, Parameter(group=_RUN)] = None,
+    dask_scheduler_file: Annotated[Path | None, Parameter(group=_RUN)] = None,
+    resume: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="", group=_RUN)] = False,
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", group=_RUN)] = False,
 ) -> int:
@@ -112,11 +116,23 @@ def fracture(
     zarr
         Write stacks as OME-Zarr (compressed) instead of TIFF.
     force
-        Replace existing files.
+        Replace existing files, and an unfinished run of something else.
     workers
         Blocks at work at once. Default: all cores.
     memory
-        Memory to stay below, for example 8GiB. Default: half of the machine's.
+        Memory to stay below, for example 8GiB: of all that runs on this machine; on a cluster elsewhere, of each worker
+        process. Default: half of the machine's, or what the cluster allows its workers.
+    executor
+        Where blocks are at work: threads, processes (for storage whose reading holds up threads) or serial (one block
+        at a time, for finding errors). The results are the same.
+    dask
+        Dask cluster to work on: tcp://HOST:PORT of its scheduler, or local:N for N worker processes on this machine.
+        Input and output must be on paths that every worker can reach.
+    dask_scheduler_file
+        The same, by the file that the scheduler wrote with --scheduler-file.
+    resume
+        Go on with an unfinished run in the output folder. The same command does so in any case; nothing happens when
+        there is none.
     verbose
         Say what is done.
     quiet
@@ -150,14 +166,26 @@ def fracture(
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     from cytolith.cli.console import Console
-    from cytolith.fracture.pipeline import execute, prepare
+    from cytolith.cli.where import pool_of
+    from cytolith.fracture.pipeline import execute
+    from cytolith.fracture.preparation import prepare
+    from cytolith.fracture.unfinished import has_blocks
     from cytolith.io.volume import open_volume
 
     with Console(quiet=quiet) as console:
-        volume = open_volume(input, voxel_size=size, channel=channel, timepoint=timepoint, level=level, dataset=dataset)
-        prepared = prepare(volume, input, output, config, workers=workers, memory=budget, force=force)
-        console.notes(prepared.hints)
-        result = execute(prepared, console)
+        chosen: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level, "dataset": dataset}
+        volume = open_volume(input, voxel_size=size, **chosen)
+        with pool_of(executor, dask, dask_scheduler_file, workers) as pool:
+            prepared = prepare(volume, input, output, config, pool, chosen=chosen, memory=budget, force=force)
+            console.notes([*prepared.hints, *prepared.notes])
+            if resume and prepared.unfinished is None:
+                console.notes([f"there is no unfinished run in {output} to go on with"])
+            try:
+                result = execute(prepared, console)
+            except BaseException:
+                if prepared.outputs.resumable and has_blocks(prepared.outputs.scratch):
+                    console.notes([f"what is finished is kept in {output}; the same command goes on from there"])
+                raise
     console.notes(result.hints[len(prepared.hints) :])
     if not quiet:
         print(_text(result.summary, console.seconds))

@@ -60,11 +60,18 @@ class Widened:
 
 
 @dataclass(frozen=True)
+class Stalled:
+    """There are no workers; the run waits for some."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Finished:
     """All blocks are finished."""
 
     seconds: float
 
 
-Event: TypeAlias = "Planned | BlockStarted | BlockDone | Retried | Failed | Widened | Finished"
+Event: TypeAlias = "Planned | BlockStarted | BlockDone | Retried | Failed | Widened | Stalled | Finished"
 Listener: TypeAlias = Callable[[Event], None]

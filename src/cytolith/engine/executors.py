@@ -12,12 +12,14 @@ import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from cytolith.engine.machine import default_memory
 from cytolith.errors import ConfigError
 
 P = ParamSpec("P")
@@ -79,12 +81,15 @@ class Pool(ABC):
         Whether tasks go to other processes.
     keeps
         Whether a slot stays on one worker, so that it can read ahead and reuse what it read.
+    refresh : float or None
+        Seconds after which slots are asked for again although none became free; None: their number never changes.
     """
 
     kind = ""
     travels = False
     keeps = True
     machines = 1
+    refresh: float | None = None
 
     def __init__(self, workers: int) -> None:
         if workers < 1:
@@ -97,6 +102,13 @@ class Pool(ABC):
         while len(self._slots) < count:
             self._slots.append(self._slot())
         return self._slots[:count]
+
+    def share(self, memory: int | None) -> int:
+        """Bytes that the workers of a machine may take together when a run may take `memory`; None: what is left to us.
+
+        The budget of a plan, whatever the pool is.
+        """
+        return default_memory() if memory is None else memory
 
     @abstractmethod
     def _slot(self) -> Slot:
@@ -156,6 +168,10 @@ class _ProcessSlot(Slot):
         # spawned: a fork of a process with threads, which numba and zarr have, may hang
         return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin_worker)
 
+    def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
+        with interrupts_held():  # the process starts with its first call
+            return super().submit(fn, *args)
+
     def close(self, *, now: bool) -> None:
         executor = self._executor
         if now and executor is not None:
@@ -167,6 +183,23 @@ class _ProcessSlot(Slot):
             self._executor = None
             return
         super().close(now=now)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Processes that are started here never get Ctrl-C, not even while they start: it is the parent's to answer.
+
+    Threads that are started here hand that down to the processes that they start.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts together with a process, it lets interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -77,6 +77,10 @@ class Costs:
     """Memory of a block for each voxel that it reads."""
     bytes_fixed: int = 0
     """Memory of the process whatever the blocks are."""
+    bytes_worker: int = 0
+    """Memory of each worker whatever its block is, where it is a process of its own."""
+    bytes_least: int = 0
+    """Memory that is needed before the blocks, besides that of the process."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def plan_blocks(
     *,
     memory: int,
     workers: int,
+    machines: int = 1,
     chunks: Shape | None = None,
     core: Shape | None = None,
 ) -> Plan:
@@ -117,7 +122,9 @@ def plan_blocks(
     memory
         Bytes that all workers together may take.
     workers
-        Blocks at work at once, at most.
+        Blocks at work at once, at most, in the memory given.
+    machines
+        How often there is that memory with so many workers; blocks are made for all of them.
     chunks
         What one decode of the storage gives, (z, y, x); cuts through chunks are decoded twice and count as such.
     core
@@ -141,11 +148,11 @@ def plan_blocks(
     # fewer workers on larger blocks read less twice, and may be all that the memory holds
     counts = sorted({max(workers >> n, 1) for n in range(workers.bit_length())}, reverse=True)
     tried = [
-        (_time(shape, candidate, costs.halo, count, chunks) / count, -count, candidate)
+        (_time(shape, candidate, costs.halo, count * machines, chunks) / count, -count, candidate)
         for count in counts
-        for candidate in _candidates(shape, costs, memory, count)
+        for candidate in _candidates(shape, costs, memory, count, count * machines)
     ]
-    if tried:
+    if tried and memory >= costs.bytes_fixed + costs.bytes_least:
         _, count, best = min(tried)
         return _plan(shape, best, costs, -count)
     raise MemoryBudgetError(
@@ -162,7 +169,8 @@ def _smallest_bytes(shape: Shape, costs: Costs) -> int:
     """Memory of a run of one worker on the smallest blocks that are tried."""
     planes = min(shape[0], _SMALLEST + 2 * costs.halo[0])
     cuts = itertools.product(_cuts(shape[1]), _cuts(shape[2]))
-    return costs.bytes_fixed + planes * min(_plane_bytes(shape, ny, nx, costs) for ny, nx in cuts)
+    block = planes * min(_plane_bytes(shape, ny, nx, costs) for ny, nx in cuts)
+    return costs.bytes_fixed + max(costs.bytes_worker + block, costs.bytes_least)
 
 
 def _plan(shape: Shape, core: Shape, costs: Costs, workers: int) -> Plan:
@@ -171,7 +179,8 @@ def _plan(shape: Shape, core: Shape, costs: Costs, workers: int) -> Plan:
     blocks = tile(shape, core, costs.halo)
     workers = min(workers, max(len(blocks), 1))
     block = _block_bytes(shape, core, costs)
-    return Plan(blocks, core, workers, block, costs.bytes_fixed + workers * block)
+    total = costs.bytes_fixed + max(workers * (costs.bytes_worker + block), costs.bytes_least)
+    return Plan(blocks, core, workers, block, total)
 
 
 def _block_bytes(shape: Shape, core: Shape, costs: Costs) -> int:
@@ -184,9 +193,9 @@ def _plane_bytes(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
     return _block_bytes((1, shape[1], shape[2]), (1, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)), costs)
 
 
-def _candidates(shape: Shape, costs: Costs, memory: int, workers: int) -> Iterator[Shape]:
+def _candidates(shape: Shape, costs: Costs, memory: int, workers: int, everywhere: int) -> Iterator[Shape]:
     """Cores that fit: for each way to cut planes, the thickest slabs and those that share out evenly."""
-    room = (memory - costs.bytes_fixed) // workers
+    room = (memory - costs.bytes_fixed) // workers - costs.bytes_worker
     for ny, nx in itertools.product(_cuts(shape[1]), _cuts(shape[2])):
         planes = room // _plane_bytes(shape, ny, nx, costs)
         # a block at either end of the volume has one halo, but most have two: the thickest is what holds for all
@@ -194,7 +203,7 @@ def _candidates(shape: Shape, costs: Costs, memory: int, workers: int) -> Iterat
         if thickest < min(_SMALLEST, shape[0]):
             continue
         fewest = math.ceil(shape[0] / thickest)
-        for nz in {fewest, *(n for n in range(fewest, fewest + 2 * workers) if n * ny * nx % workers == 0)}:
+        for nz in {fewest, *(n for n in range(fewest, fewest + 2 * everywhere) if n * ny * nx % everywhere == 0)}:
             z = math.ceil(shape[0] / nz)
             if nz == fewest or z >= _SMALLEST:
                 yield z, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)

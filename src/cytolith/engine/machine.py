@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,11 +14,29 @@ def default_workers() -> int:
 
 
 def default_memory() -> int:
-    """Half of the machine's memory, in bytes."""
+    """Half of the memory that this process may take, in bytes: the machine's, or what its container or job has."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         size = 8 * 2**30
-    limit = Path("/sys/fs/cgroup/memory.max")  # containers and batch systems allow less than the machine has
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return (min(size, int(text)) if text.isdigit() else size) // 2
+    return min([size, *_job_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) // 2
+
+
+def _job_limits(groups: Path, root: Path) -> Iterator[int]:
+    """Limits of the control groups around this process: containers and batch systems allow less than there is."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        # version 2 has one tree, version 1 one for each resource
+        top, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
+        folder = top / place.strip("/")
+        for each in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # "max" is no number
+                yield int((each / name).read_text())
+            if each == top:
+                break

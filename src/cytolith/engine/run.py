@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import heapq
+import logging
+import math
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from cytolith.axes import Region
-from cytolith.engine.events import BlockDone, BlockStarted, Failed, Finished, Listener, Planned, Retried
+from cytolith.engine.events import BlockDone, BlockStarted, Failed, Finished, Listener, Planned, Retried, Stalled
 from cytolith.engine.executors import Pool, Slot
 from cytolith.engine.grid import Block, Plan
 from cytolith.engine.queue import BlockQueue
-from cytolith.engine.worker import Failure, LostWorkerError, Outcome, Task, call, call_parcel, pack
+from cytolith.engine.worker import (
+    Failure,
+    LostWorkerError,
+    Outcome,
+    Task,
+    WorkerError,
+    call,
+    call_parcel,
+    failure_of,
+    pack,
+)
 from cytolith.errors import CytolithError
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 5.0
+"""Seconds without workers after which a run says that it waits."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ def run_blocks(
     blocks = list(plan.blocks if todo is None else todo)
     listener(Planned(plan, name, None if todo is None else blocks))
     if blocks:
-        yield from _Loop(task, blocks, plan.workers, pool, given, policy, in_order=in_order, listener=listener).run()
+        yield from _Loop(task, plan, blocks, pool, given, policy, in_order=in_order, listener=listener).run()
     listener(Finished(time.monotonic() - begin))
 
 
@@ -134,8 +152,8 @@ class _Loop(Generic[R]):
     def __init__(
         self,
         task: Task[R],
+        plan: Plan,
         blocks: list[Block],
-        workers: int,
         pool: Pool,
         given: Callable[[Block], Any],
         policy: Policy,
@@ -145,36 +163,31 @@ class _Loop(Generic[R]):
     ) -> None:
         self._call: Callable[[Block, Block | None, Any], Outcome[R]]
         self._call = partial(call_parcel, pack(task)) if pool.travels else partial(call, task)
-        self._blocks, self._workers, self._pool = blocks, workers, pool
+        self._blocks, self._workers, self._pool = blocks, plan.workers, pool
         self._given, self._policy, self._in_order, self._listener = given, policy, in_order, listener
-        self._queue = BlockQueue(blocks, workers if pool.keeps and not in_order else 1)
+        self._stays = pool.keeps and not in_order  # whether each slot has a stretch of its own
+        self._queue = BlockQueue(blocks, plan.workers if self._stays else 1)
         self._place = {block.index: place for place, block in enumerate(blocks)}
         self._running: dict[Future[Outcome[R]], tuple[Slot, Block]] = {}
         self._next: dict[Slot, Block] = {}  # what a slot was told that it gets next
         self._tries: Counter[int] = Counter()
         self._again: list[tuple[float, int, Block]] = []  # heap of when to try a block again
-        self._failed: list[FailedBlock] = []
+        self._idle = False  # whether a slot had nothing to do when blocks were last given out
+        self._stalled: float | None = None  # since when there are no slots
+        self._results: dict[int, tuple[Block, R]] = {}  # by place, until the caller takes them
         self._taken = 0  # results that were given out
-        self._succeeded = 0
+        self._failed: list[FailedBlock] = []
+        self._succeeded = len(blocks) < len(plan.blocks)  # of a run that goes on some did before
 
     def run(self) -> Iterator[tuple[Block, R]]:
-        waiting: dict[int, tuple[Block, R]] = {}
         try:
             while True:
                 self._submit()
-                if not self._running and not self._again:
+                if not (self._running or self._again or self._next or len(self._queue)):
                     break
-                for block, result in self._completed():
-                    if not self._in_order:
-                        yield block, result
-                        continue
-                    waiting[self._place[block.index]] = block, result
-                    while self._taken in waiting:
-                        ready = waiting.pop(self._taken)
-                        self._taken += 1
-                        yield ready
-                    if self._failed:  # nothing comes in order any more
-                        waiting.clear()
+                self._collect()
+                self._submit()  # workers go on while the caller does something with the results
+                yield from self._give()
         finally:
             for future in self._running:
                 future.cancel()
@@ -184,22 +197,26 @@ class _Loop(Generic[R]):
     def _submit(self) -> None:
         """Give every free slot a block."""
         slots = self._pool.slots(self._workers)
-        busy = {id(slot) for slot, _ in self._running.values()}
-        window = 2 * len(slots) + 2
-        for lane, slot in enumerate(slots):
-            if id(slot) in busy:
-                continue
-            block = self._take(slot, lane, window)
+        self._note_stall(stalled=not slots)
+        busy = {slot for slot, _ in self._running.values()}
+        free = [(lane, slot) for lane, slot in enumerate(slots) if slot not in busy]
+        free.sort(key=lambda each: each[1] not in self._next)  # nobody takes what a free slot has read ahead
+        self._idle = not slots
+        for lane, slot in free:
+            block = self._take(slot, lane, 2 * len(slots) + 2)
             if block is None:
+                self._idle = True
                 continue
-            ahead = self._next.get(slot)
-            if ahead is None and self._pool.keeps and not self._in_order:
-                ahead = self._queue.take_own(lane)
-                if ahead is not None:
-                    self._next[slot] = ahead
+            ahead = self._queue.take_own(lane) if self._stays else None
+            if ahead is not None:
+                self._next[slot] = ahead
             self._tries[block.index] += 1
             self._listener(BlockStarted(block))
-            future = slot.submit(self._call, block, ahead, self._given(block))
+            try:
+                future = slot.submit(self._call, block, ahead, self._given(block))
+            except BrokenExecutor as error:  # its worker ended between two blocks
+                future = Future()
+                future.set_exception(error)
             self._running[future] = slot, block
 
     def _take(self, slot: Slot, lane: int, window: int) -> Block | None:
@@ -216,36 +233,78 @@ class _Loop(Generic[R]):
             return self._next.pop(next(iter(self._next)))
         return block
 
-    def _completed(self) -> Iterator[tuple[Block, R]]:
-        """Wait for blocks; those that gave a result."""
-        until = self._again[0][0] - time.monotonic() if self._again else None
-        if not self._running:
-            time.sleep(max(until or 0.0, 0.0))
+    def _note_stall(self, *, stalled: bool) -> None:
+        if not stalled:
+            self._stalled = None
             return
-        done, _ = wait(self._running, timeout=None if until is None else max(until, 0.0), return_when=FIRST_COMPLETED)
-        for future in done:
+        now = time.monotonic()
+        if self._stalled is None:
+            self._stalled = now
+        elif now - self._stalled > _PATIENCE:
+            log.warning("no workers are left; the run waits for some and goes on then")
+            self._listener(Stalled(now - self._stalled))
+            self._stalled = math.inf  # said once
+
+    def _collect(self) -> None:
+        """Wait until blocks are done, or until others may be given out."""
+        pauses = [] if self._pool.refresh is None else [self._pool.refresh]
+        if self._again and self._idle:
+            pauses.append(max(self._again[0][0] - time.monotonic(), 0.0))
+        pause = min(pauses, default=None)
+        if not self._running:
+            assert pause is not None, "blocks are left that no slot takes"
+            time.sleep(pause)
+            return
+        done, _ = wait(self._running, timeout=pause, return_when=FIRST_COMPLETED)
+        while done:
+            future = done.pop()
             slot, block = self._running.pop(future)
             outcome = self._outcome(future, slot, block)
             if outcome.failure is not None:
                 self._handle(block, outcome.failure)
                 continue
-            self._succeeded += 1
-            result: Any = outcome.result
+            self._succeeded = True
             self._listener(BlockDone(block, outcome.seconds))
-            del future, outcome  # they would hold the result
-            yield block, result
+            result: Any = outcome.result
+            self._results[self._place[block.index]] = block, result
+
+    def _give(self) -> Iterator[tuple[Block, R]]:
+        """Results that the caller may have now; none is held on to when it asks for the next."""
+        if not self._in_order:
+            while self._results:
+                yield self._results.popitem()[1]
+            return
+        while self._taken in self._results:
+            self._taken += 1
+            yield self._results.pop(self._taken - 1)
+        if self._failed:  # what comes after a block that failed is not given out
+            self._results.clear()
 
     def _outcome(self, future: Future[Outcome[R]], slot: Slot, block: Block) -> Outcome[R]:
         try:
             return future.result()
         except Exception as error:
             # what a task raises comes as an outcome: this is the executor's own trouble
-            slot.restart()
-            lost = LostWorkerError(
-                f"the worker of {planes_text(block.read)} was lost ({type(error).__name__}): was it killed for its "
-                "memory? Give less --memory or fewer --workers"
+            return Outcome(None, self._trouble(error, slot, block), 0.0, "")
+
+    def _trouble(self, error: Exception, slot: Slot, block: Block) -> Failure:
+        if isinstance(error, MemoryError):
+            return failure_of(error)
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        unfit = (pickle.PicklingError, TypeError, AttributeError, ImportError)
+        if isinstance(error, unfit) or "serializ" in str(error):
+            return Failure(
+                WorkerError(
+                    f"a block or its result cannot travel ({text}): install the same version of cytolith and its "
+                    "libraries for every worker and the scheduler"
+                )
             )
-            return Outcome(None, Failure(lost, transient=True, details=str(error)), 0.0, "")
+        slot.restart()
+        lost = LostWorkerError(
+            f"the worker of {planes_text(block.read)} was lost ({type(error).__name__}): was it killed for its memory? "
+            "Give less --memory or fewer workers"
+        )
+        return Failure(lost, transient=True, details=text)
 
     def _handle(self, block: Block, failure: Failure) -> None:
         pause = self._policy.wait(failure, self._tries[block.index])
@@ -254,6 +313,8 @@ class _Loop(Generic[R]):
             heapq.heappush(self._again, (time.monotonic() + pause, block.index, block))
             return
         if failure.fatal or not self._policy.finish_others:
+            if failure.details and failure.error.__traceback__ is None:  # it stayed behind in another process
+                failure.error.add_note(failure.details)
             raise failure.error
         self._listener(Failed(block, failure.message))
         self._failed.append(FailedBlock(block, failure))

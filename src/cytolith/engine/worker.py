@@ -14,13 +14,15 @@ import threading
 import time
 import traceback
 import zlib
-from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from cytolith.engine.grid import Block
 from cytolith.engine.version import code_version
-from cytolith.errors import ConfigError, CytolithError, OutputError
+from cytolith.errors import ConfigError, CytolithError, OutputError, VolumeError
+from cytolith.quantities import format_bytes
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -76,7 +78,7 @@ class Failure:
         text = " ".join(str(self.error).split())
         if isinstance(self.error, MemoryError):
             return "the machine has no memory left" + (f": {text}" if text else "")
-        return text if isinstance(self.error, CytolithError) else f"{type(self.error).__name__}: {text}"
+        return text if isinstance(self.error, (CytolithError, RemoteError)) else f"{type(self.error).__name__}: {text}"
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,19 @@ def call(task: Task[R], block: Block, ahead: Block | None, given: Any) -> Outcom
 
 def failure_of(error: Exception) -> Failure:
     """An error as what a run keeps of it."""
-    cause: BaseException | None = error
-    transient = False
-    while cause is not None and not transient:
-        transient = isinstance(cause, OSError)
-        cause = cause.__cause__ or cause.__context__
+    transient = any(isinstance(cause, OSError) for cause in _causes(error))
     known = isinstance(error, (CytolithError, MemoryError))
     return Failure(error, transient, "" if known else "".join(traceback.format_exception(error)))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it came from, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 @dataclass(frozen=True)
@@ -126,21 +134,30 @@ class Parcel:
     content: bytes
 
 
+_LARGEST_TASK = 256 * 2**20
+"""Bytes of a task: images for flat-field correction may travel, volumes may not."""
+
+
 def pack(task: Task[Any]) -> Parcel:
     """A task as bytes.
 
     Raises
     ------
     ConfigError
-        It holds something that only this process has: an array in memory, an open file.
+        It holds something that only this process has, such as an open file, or an array of the size of a volume.
     """
     try:
         pickled = pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise ConfigError(
-            f"this run cannot be sent to other processes ({error}): give paths instead of open objects, or --executor "
-            "threads"
+            f"this run cannot be sent to other processes ({' '.join(str(error).split())}): give paths instead of open "
+            "objects, or --executor threads"
         ) from error
+    if len(pickled) > _LARGEST_TASK:
+        raise ConfigError(
+            f"this run would send {format_bytes(len(pickled))} to another process with each block: give the path of a "
+            "file instead of an array, or --executor threads"
+        )
     content = zlib.compress(pickled, 1)
     return Parcel(code_version(), hashlib.blake2b(content, digest_size=16).digest(), content)
 
@@ -154,46 +171,86 @@ def call_parcel(parcel: Parcel, block: Block, ahead: Block | None, given: Any) -
     return _portable(call(task, block, ahead, given))
 
 
-_KEPT_TASKS = 4
-_tasks: OrderedDict[bytes, Task[Any]] = OrderedDict()
+_OPEN_WAITS = (0.5, 2.0)
+"""Seconds to wait before a task is loaded again when the system refused, as when a network path has gone away."""
+_kept: tuple[bytes, Task[Any]] | None = None
 _lock = threading.Lock()
 
 
 def _unpack(parcel: Parcel) -> Task[Any]:
+    """The task of a parcel: the one that was used last is kept, and no other, as its buffers take memory."""
+    global _kept
     with _lock:
-        task = _tasks.get(parcel.digest)
-        if task is not None:
-            _tasks.move_to_end(parcel.digest)
-            return task
+        if _kept is not None and _kept[0] == parcel.digest:
+            return _kept[1]
         if parcel.version != code_version():
             raise WorkerError(
                 f"the worker on {worker_name()} has cytolith {code_version()}, this run {parcel.version}: install the "
                 "same version everywhere"
             )
+        _kept = None
+        task = _load(parcel.content)
+        _kept = parcel.digest, task
+        return task
+
+
+def _load(content: bytes) -> Task[Any]:
+    for pause in (*_OPEN_WAITS, None):
         try:
-            task = cast("Task[Any]", pickle.loads(zlib.decompress(parcel.content)))  # noqa: S301 - from our own run
+            return cast("Task[Any]", pickle.loads(zlib.decompress(content)))  # noqa: S301 - from our own run
         except CytolithError as error:
-            raise WorkerError(f"the worker on {worker_name()} cannot begin: {error}") from error
+            if pause is None or not failure_of(error).transient:
+                raise WorkerError(f"the worker on {worker_name()} cannot begin: {error}{_hint(error)}") from error
+            time.sleep(pause)
         except Exception as error:
             raise WorkerError(
                 f"the worker on {worker_name()} cannot load what it is to do ({type(error).__name__}: {error}): "
                 "install the same version of cytolith and its libraries everywhere"
             ) from error
-        _tasks[parcel.digest] = task
-        while len(_tasks) > _KEPT_TASKS:
-            _tasks.popitem(last=False)
-        return task
+    raise AssertionError
+
+
+_UNREACHABLE = "; the path must be reachable from every worker"
+
+
+def _hint(error: Exception) -> str:
+    """What to do about an input that this worker does not find, though the run did."""
+    missing = "does not exist" in str(error) or any(isinstance(each, FileNotFoundError) for each in _causes(error))
+    return _UNREACHABLE if missing and isinstance(error, VolumeError) else ""
 
 
 def _portable(outcome: Outcome[R]) -> Outcome[R]:
-    """An outcome whose error survives the journey, whatever class a library gave it."""
+    """An outcome whose error survives the journey, whatever class a library gave it, and says where it happened."""
     failure = outcome.failure
     if failure is None:
         return outcome
+    error = failure.error
+    hint = _hint(error)
+    if hint:
+        error = VolumeError(f"{error} (seen by the worker on {outcome.worker}{hint})")
+    elif not _survives(error):
+        error = _plain(error)
+    return Outcome(None, Failure(error, failure.transient, failure.details), outcome.seconds, outcome.worker)
+
+
+def _survives(error: Exception) -> bool:
     try:
-        if str(pickle.loads(pickle.dumps(failure.error))) == str(failure.error):  # noqa: S301 - our own bytes
-            return outcome
-    except Exception:  # noqa: S110 - an error that cannot be pickled: its text goes instead
-        pass
-    plain = RuntimeError(f"{type(failure.error).__name__}: {failure.error}")
-    return Outcome(None, Failure(plain, failure.transient, failure.details), outcome.seconds, outcome.worker)
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    except Exception:
+        return False
+    return type(copy) is type(error) and str(copy) == str(error)
+
+
+class RemoteError(Exception):
+    """An error of another process that stayed there, as text."""
+
+
+def _plain(error: Exception) -> Exception:
+    """An error of the nearest class of ours that takes a text, so that it still ends a run or not."""
+    for kind in type(error).__mro__:
+        if issubclass(kind, CytolithError):
+            with suppress(Exception):
+                plain = kind(str(error))
+                if _survives(plain):
+                    return plain
+    return RemoteError(f"{type(error).__name__}: {error}")

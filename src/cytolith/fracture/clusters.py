@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cytolith.axes import AXES, Region, Shape, VoxelSize
-from cytolith.engine.executors import make_executor
-from cytolith.engine.machine import default_memory, default_workers
-from cytolith.engine.old_run import Listener
+from cytolith.axes import AXES, Shape, VoxelSize
+from cytolith.engine.executors import Pool
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.labelling import Clusters
-from cytolith.fracture.passes import Painting, Passes
-from cytolith.fracture.plan import SlabPlan, plan_slabs
+from cytolith.fracture.passes import ArrayWriter, Painting, Passes
+from cytolith.fracture.places import lend_pool, plan_passes
+from cytolith.fracture.plan import Needs, stack_chunk
 from cytolith.fracture.source import Source
 from cytolith.io.sink import Sink, create_sink
 from cytolith.io.volume import open_volume
@@ -37,6 +37,7 @@ def label_clusters(
     labels: bool | str | PathLike[str] | None = False,
     workers: int | None = None,
     memory: int | None = None,
+    executor: str | Executor | Pool = "threads",
 ) -> Any:
     """Table of the connected clusters of a volume.
 
@@ -57,7 +58,11 @@ def label_clusters(
     workers
         Blocks at work at once; default: all cores.
     memory
-        Bytes to stay below; default: half of the machine's memory. An array of labels comes on top.
+        Bytes to stay below, all processes of this machine together; default: half of its memory. An array of labels
+        comes on top.
+    executor
+        Where blocks run: ``"threads"``, ``"processes"`` or ``"serial"``; or an executor or a pool of the caller's, who
+        shuts it down. The result is the same everywhere. Other processes need a `source` that is a path.
 
     Returns
     -------
@@ -84,16 +89,21 @@ def label_clusters(
     array([[[1, 0, 0, 2],
             [0, 1, 0, 2]]], dtype=int32)
     """
-    passes = make_passes(source, connectivity, threshold, invert, workers, memory, painted_bytes=4 if labels else 0)
-    with passes.executor, _canvas(passes, np.int32, None if labels is True else labels) as canvas:
-        clusters = passes.find()
-        order = by_size(clusters)
-        table = cluster_table(clusters, order)
-        if labels is None or labels is False:
-            return table
-        ids = np.empty(len(order), np.int32)
-        ids[order] = np.arange(1, len(order) + 1)
-        return table, _paint(passes, clusters, ids, canvas)
+    output = None if labels is None or isinstance(labels, bool) else labels
+    with lend_pool(executor, workers) as pool:
+        passes = make_passes(
+            source, connectivity, threshold, invert, pool, workers, memory,
+            painted_bytes=4 if labels else 0, output=output,
+        )  # fmt: skip
+        with _canvas(passes, np.int32, output) as canvas:
+            clusters = passes.find()
+            order = by_size(clusters)
+            table = cluster_table(clusters, order)
+            if labels is None or labels is False:
+                return table
+            ids = np.empty(len(order), np.int32)
+            ids[order] = np.arange(1, len(order) + 1)
+            return table, _paint(passes, clusters, ids, canvas)
 
 
 def keep_largest(
@@ -106,6 +116,7 @@ def keep_largest(
     invert: bool = False,
     workers: int | None = None,
     memory: int | None = None,
+    executor: str | Executor | Pool = "threads",
 ) -> NDArray[np.uint8] | Path:
     """Volume in which only the largest connected clusters are left.
 
@@ -118,7 +129,7 @@ def keep_largest(
         (z, y, x) is kept; when there are fewer than `n`, all are.
     output
         Path of the result (``.tif``, ``.zarr``, ``.npy``), for volumes larger than memory; an existing one is refused.
-    connectivity, threshold, invert, workers, memory
+    connectivity, threshold, invert, workers, memory, executor
         As in :func:`label_clusters`.
 
     Returns
@@ -137,12 +148,15 @@ def keep_largest(
     array([[[255, 255,   0,   0]]], dtype=uint8)
     """
     check_count(n, "n")
-    passes = make_passes(source, connectivity, threshold, invert, workers, memory, painted_bytes=1)
-    with passes.executor, _canvas(passes, np.uint8, output) as canvas:
-        clusters = passes.find()
-        kept = kept_of(by_size(clusters), n)
-        result: NDArray[np.uint8] | Path = _paint(passes, clusters, kept * np.uint8(255), canvas)
-        return result
+    with lend_pool(executor, workers) as pool:
+        passes = make_passes(
+            source, connectivity, threshold, invert, pool, workers, memory, painted_bytes=1, output=output
+        )
+        with _canvas(passes, np.uint8, output) as canvas:
+            clusters = passes.find()
+            kept = kept_of(by_size(clusters), n)
+            result: NDArray[np.uint8] | Path = _paint(passes, clusters, kept * np.uint8(255), canvas)
+            return result
 
 
 def check_count(n: Any, option: str) -> int:
@@ -163,48 +177,40 @@ def make_passes(
     connectivity: int,
     threshold: float | None,
     invert: bool,
-    workers: int | None,
-    memory: int | None,
+    pool: Pool,
+    workers: int | None = None,
+    memory: int | None = None,
     *,
     painted_bytes: int = 0,
+    output: str | PathLike[str] | None = None,
     planes: int | None = None,
-    listener: Listener = lambda _: None,
 ) -> Passes:
-    """Passes over anything that can be opened, planned and with workers at hand."""
+    """Passes over anything that can be opened, planned.
+
+    Parameters
+    ----------
+    painted_bytes
+        Of each voxel of the volume that is painted.
+    output
+        Where to; None: an array, and what other processes paint comes back.
+    """
     if connectivity not in (6, 18, 26):
         raise ConfigError(f"connectivity {connectivity}: give 6, 18 or 26")
     check_threshold(threshold)
     checked = Source(open_volume(source), threshold, invert)
     checked.volume.check()
-    plan = plan_passes(checked, workers, memory, painted_bytes=painted_bytes, planes=planes)
-    return Passes(checked, plan, make_executor(plan.plan.workers), connectivity, listener)
-
-
-def plan_passes(
-    source: Source,
-    workers: int | None,
-    memory: int | None,
-    *,
-    painted_bytes: int = 0,
-    fixed_bytes: int = 0,
-    planes: int | None = None,
-) -> SlabPlan:
-    """Blocks for passes over a source that paint so many bytes for each voxel; None: what the machine has."""
-    workers = default_workers() if workers is None else workers
-    if workers < 1:
-        raise ConfigError(f"--workers {workers}: give at least 1")
-    if planes is not None and planes < 1:
-        raise ConfigError(f"planes {planes}: give at least 1")
-    volume = source.volume
-    return plan_slabs(
-        volume.shape,
-        voxel_bytes=volume.dtype.itemsize + int(source.copies) + painted_bytes,
-        fixed_bytes=fixed_bytes,
-        chunk_planes=volume.chunks[0] if volume.chunks else 1,
-        memory=default_memory() if memory is None else memory,
-        workers=workers,
+    shape = checked.volume.shape
+    returned = painted_bytes * shape[1] * shape[2] if output is None and pool.travels else 0
+    slabs = plan_passes(
+        checked,
+        pool,
+        workers,
+        memory,
+        needs=Needs(painted_bytes, plane_bytes=returned),
+        multiple=1 if output is None else stack_chunk(shape, output)[0],
         planes=planes,
     )
+    return Passes(checked, slabs, pool, connectivity)
 
 
 def by_size(clusters: Clusters) -> NDArray[np.int64]:
@@ -267,27 +273,17 @@ def table_columns(table: Table, shape: Shape, voxel_size: VoxelSize | None, kept
     return columns
 
 
-class _ArrayWriter:
-    """A sink in memory."""
-
-    def __init__(self, shape: Shape, dtype: DTypeLike) -> None:
-        self.array = np.empty(shape, dtype)
-
-    def write(self, region: Region, array: NDArray[Any]) -> None:
-        self.array[region] = array
-
-
 @contextmanager
-def _canvas(passes: Passes, dtype: DTypeLike, output: str | PathLike[str] | bool | None) -> Iterator[Sink | None]:
+def _canvas(passes: Passes, dtype: DTypeLike, output: str | PathLike[str] | None) -> Iterator[Sink | None]:
     """Where a painted volume will be written, checked and made before any work; None: in memory, or nowhere."""
-    if output is None or isinstance(output, bool):
+    if output is None:
         yield None
         return
     path = Path(os.fspath(output)).expanduser()
     if path.exists():
         raise OutputError(f"{path} exists already; remove it, or give another path")
     volume = passes.source.volume
-    with create_sink(path, volume.shape, dtype, passes.slabs.plan.core, voxel_size=volume.voxel_size) as sink:
+    with create_sink(path, volume.shape, dtype, stack_chunk(volume.shape, path), voxel_size=volume.voxel_size) as sink:
         yield sink
 
 
@@ -295,7 +291,7 @@ def _paint(passes: Passes, clusters: Clusters, values: NDArray[Any], canvas: Sin
     """Volume in which each cluster has its value, as an array or at a path."""
     keep = np.ones(len(values), np.uint8)
     if canvas is None:
-        writer = _ArrayWriter(passes.source.volume.shape, values.dtype)
+        writer = ArrayWriter(passes.source.volume.shape, values.dtype)
         passes.apply(clusters, keep, paintings=[Painting(values, writer)])
         return writer.array
     passes.apply(clusters, keep, paintings=[Painting(values, canvas)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
-import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +17,16 @@ from numpy.typing import DTypeLike
 from cytolith.axes import Shape, VoxelSize
 from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
-from cytolith.io.files import flush, lock_folder, output_error
+from cytolith.fracture.plan import stack_chunk
+from cytolith.fracture.unfinished import forget, has_blocks, remove, tidy
+from cytolith.io.files import flush, output_error, write_text
+from cytolith.io.lock import FolderLock
 from cytolith.io.sink import SUFFIXES, Sink, create_sink
 
-_SCRATCH = ".cytolith-fracture-"
+log = logging.getLogger(__name__)
+
+SCRATCH = ".cytolith-fracture"
+_JOURNAL = "commit.json"
 _WILD = "*?["
 
 
@@ -58,7 +66,7 @@ def name_outputs(config: FractureConfig, folder: Path, stem: str) -> dict[str, P
 
 
 class Outputs:
-    """Files that appear together when all are whole, and of which nothing is left when a run fails.
+    """Files that appear together when all are whole, and of which nothing but scratch is left when a run fails.
 
     Until then they lie in a scratch folder of the run beside where they belong. Nothing is made before it is entered,
     and while it is no other run may write into the same folders.
@@ -76,6 +84,11 @@ class Outputs:
     force
         Whether existing files may be replaced.
 
+    Attributes
+    ----------
+    resumable : bool
+        Whether scratch is left for the next run when this one fails, once a block is finished. False at first.
+
     Raises
     ------
     OutputError
@@ -87,79 +100,134 @@ class Outputs:
         self.folder = folder
         self.stem = stem
         self.paths = paths
+        self.resumable = False
         self._force = force
+        self._begun = self._committed = False
         self._sinks: list[Sink] = []
-        self._scratch: dict[Path, Path] = {}
-        self._locks: list[int] = []
+        self._locks: list[FolderLock] = []
         self._made: list[Path] = []
-        self._names: dict[str, str] = {}
-        for key in ("stack", "cluster_image"):
-            if key in paths and paths[key].suffix.lower() not in SUFFIXES:
-                raise OutputError(f"{paths[key]}: a stack is written as {', '.join(SUFFIXES)}; give it such an ending")
+        for path in self.stacks.values():
+            if path.suffix.lower() not in SUFFIXES:
+                raise OutputError(f"{path}: a stack is written as {', '.join(SUFFIXES)}; give it such an ending")
         self._refuse_clashes(source)
-        self._refuse_existing()
+        if not self._journal.exists():  # else what is there is ours, and is taken back first
+            self._refuse_existing()
 
     @property
     def scratch(self) -> Path:
         """Folder for scratch files; it is removed at the end."""
-        return self._scratch[self.folder]
+        return self._scratch_of(self.folder)
+
+    def _scratch_of(self, parent: Path) -> Path:
+        """Scratch folder beside results; in other folders than that of the run it has the run's name."""
+        if parent == self.folder:
+            return parent / SCRATCH
+        name = hashlib.blake2b(os.fsencode(self.folder.resolve()), digest_size=8).hexdigest()
+        return parent / f"{SCRATCH}-{name}"
+
+    @property
+    def stacks(self) -> dict[str, Path]:
+        """Those of the files that are stacks."""
+        return {key: self.paths[key] for key in ("stack", "cluster_image") if key in self.paths}
+
+    @property
+    def _journal(self) -> Path:
+        return self.scratch / _JOURNAL
 
     def partial(self, key: str) -> Path:
         """Where a file is written before it is put in place."""
         path = self.paths[key]
-        return self._scratch[path.parent] / f"{key}{path.suffix.lower()}"
+        return self._scratch_of(path.parent) / f"{key}{path.suffix.lower()}"
 
-    def sink(self, key: str, shape: Shape, dtype: DTypeLike, block_shape: Shape, voxel_size: VoxelSize | None) -> Sink:
-        """A stack to be written; it is put in place with the others."""
-        sink = create_sink(self.partial(key), shape, dtype, block_shape, voxel_size=voxel_size)
+    def begin_anew(self) -> None:
+        """Remove what a run before has left."""
+        self._begun = True
+        for parent in self._parents():
+            scratch = self._scratch_of(parent)
+            if scratch == self.scratch:
+                forget(scratch)
+            remove(scratch)
+            scratch.mkdir()
+
+    def go_on(self) -> bool:
+        """Keep what a run before has left of its stacks, and remove what is half-made; whether all stacks are there."""
+        self._begun = True
+        stacks = [self.partial(key) for key in self.stacks]
+        for path in stacks:
+            if path.exists():  # it was closed, when the results were about to be put in place
+                path.rename(_in_progress(path))
+        for parent in self._parents():
+            scratch = self._scratch_of(parent)
+            scratch.mkdir(exist_ok=True)
+            tidy(scratch, map(_in_progress, stacks))
+        return all(_in_progress(path).exists() for path in stacks)
+
+    def sink(self, key: str, shape: Shape, dtype: DTypeLike, voxel_size: VoxelSize | None) -> Sink:
+        """A stack to be written, or to be gone on with; it is put in place with the others."""
+        path = self.partial(key)
+        sink = create_sink(path, shape, dtype, stack_chunk(shape, path), voxel_size=voxel_size, resume=True)
         self._sinks.append(sink)
         return sink
 
     def named(self, error: OutputError) -> OutputError:
         """The error with the names of results in the place of scratch files."""
         text = str(error)
-        for scratch, shown in self._names.items():
-            text = text.replace(scratch, shown)
+        shown = {str(self.partial(key)): str(path) for key, path in self.paths.items()}
+        shown |= {f"{self._scratch_of(parent)}{os.sep}": f"{parent}{os.sep}" for parent in self._parents()}
+        for scratch, name in shown.items():
+            text = text.replace(scratch, name)
         return OutputError(text)
 
     def commit(self) -> None:
         """Put all files in place; when one cannot be, those that were there before come back."""
-        placed: list[tuple[Path, Path, Path]] = []
+        path = self.folder
+        moves = []
+        for key, place in self.paths.items():
+            new = self.partial(key).absolute()
+            moves.append((place.absolute(), new, new.with_name(f"{new.name}.old")))
         try:
             for sink in self._sinks:
                 sink.close()
             for key in self.paths:
                 if self.partial(key).is_file():
                     flush(self.partial(key))
-            for key, path in self.paths.items():
-                new = self.partial(key)
-                old = new.with_name(f"{new.name}.old")
-                placed.append((path, new, old))
+            # for the next run, should this one be killed in between
+            write_text(self._journal, json.dumps([[str(each) for each in move] for move in moves]))
+            for path, new, old in moves:
                 if os.path.lexists(path):
                     path.rename(old)
                 new.rename(path)
+            self._journal.unlink()
+            self._committed = True
         except BaseException as error:
-            for path, new, old in reversed(placed):
-                if not os.path.lexists(new):
-                    _remove(path)
-                if os.path.lexists(old):
-                    old.rename(path)
+            self._take_back()
             if isinstance(error, OSError):
                 raise output_error(path, error) from error
             raise
+
+    def _take_back(self) -> None:
+        """Undo what has been put in place so far, by this run or by one that was killed meanwhile."""
+        try:
+            moves = json.loads(self._journal.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        for path, new, old in (map(Path, move) for move in reversed(moves)):
+            if os.path.lexists(path) and not os.path.lexists(new):
+                path.rename(new)
+            if os.path.lexists(old):
+                old.rename(path)
+        self._journal.unlink()
 
     def __enter__(self) -> Self:
         try:
             for parent in self._parents():
                 self._make_writable(parent)
-                lock = lock_folder(parent)
-                if lock is not None:
-                    self._locks.append(lock)
-                    for left in parent.glob(f"{_SCRATCH}*"):  # of a run that was killed: no other one is at work
-                        _remove(left)
-                self._scratch[parent] = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-            self._names = {str(self.partial(key)): str(path) for key, path in self.paths.items()}
-            self._names |= {f"{scratch}{os.sep}": f"{parent}{os.sep}" for parent, scratch in self._scratch.items()}
+                lock = FolderLock(parent)
+                lock.acquire()
+                self._locks.append(lock)
+                if lock.stale is not None:
+                    log.info("%s", lock.stale)
+            self._take_back()
             self._refuse_existing()
         except OSError as error:
             self.__exit__(OSError, error, None)
@@ -170,17 +238,26 @@ class Outputs:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        failed = error is not None and not self._committed
+        try:
+            if self._begun and not (failed and self.resumable and has_blocks(self.scratch)):
+                self._discard()
+            for sink in self._sinks:
+                sink.leave()
+        finally:
+            self._sinks.clear()
+            while self._locks:
+                self._locks.pop().release()
+        if failed:
+            self._remove_made()
+
+    def _discard(self) -> None:
         for sink in self._sinks:
             with suppress(OSError):  # what went wrong before is what counts
                 sink.discard()
-        self._sinks.clear()
-        for scratch in self._scratch.values():
-            shutil.rmtree(scratch, ignore_errors=True)
-        self._scratch.clear()
-        if error is not None:
-            self._remove_made()
-        while self._locks:
-            os.close(self._locks.pop())
+        forget(self.scratch)
+        for parent in self._parents():
+            remove(self._scratch_of(parent))
 
     def _parents(self) -> list[Path]:
         return sorted({self.folder, *(path.parent for path in self.paths.values())})
@@ -238,8 +315,6 @@ class Outputs:
                 folder.rmdir()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _in_progress(path: Path) -> Path:
+    """Where a sink keeps a volume until it is whole."""
+    return path.with_name(f"{path.name}.partial")

@@ -1,36 +1,27 @@
-"""The passes over a volume: slabs on workers, folded in order into clusters, maps and stacks."""
+"""The passes over a volume: blocks on workers, folded in order into clusters, maps and stacks."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import Region, Shape, region_shape
+from cytolith.engine.checkpoint import Checkpoints
+from cytolith.engine.events import Listener
+from cytolith.engine.executors import Pool, ProcessPool, SerialPool, ThreadPool
 from cytolith.engine.grid import Block
-from cytolith.engine.old_run import Listener, iter_blocks
-from cytolith.engine.workspace import Workspace
-from cytolith.errors import MemoryBudgetError, VolumeError
-from cytolith.fracture.labelling import Clusters, Labelling, Slab, SlabRuns, measure_slab, runs_of_slab
-from cytolith.fracture.plan import CLUSTER_BYTES, RUN_BYTES, SlabPlan
+from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
+from cytolith.errors import MemoryBudgetError
+from cytolith.fracture.labelling import Clusters, Labelling
+from cytolith.fracture.plan import CLUSTER_BYTES, SlabPlan
+from cytolith.fracture.projections import Maps
 from cytolith.fracture.source import Source
-from cytolith.io.row_file import RowFile
-from cytolith.kernels.clusters import paint_runs
-from cytolith.kernels.components import Runs, TooManyRunsError
-from cytolith.kernels.projection import project_runs
+from cytolith.fracture.tasks import Applied, ApplyTask, FindTask, Found, SlabFate, Writer
 from cytolith.quantities import format_bytes
-
-
-class Writer(Protocol):
-    """What takes boxes of voxels from several threads: a sink, or an array behind the same method."""
-
-    def write(self, region: Region, array: NDArray[Any]) -> None:
-        """Take one box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,48 +33,14 @@ class Painting:
     writer: Writer
 
 
-class Maps:
-    """Aperture and first index along an axis, gathered slab by slab in row files."""
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Blocks of both passes that an earlier run has finished, and where those of this one are kept."""
 
-    def __init__(self, axis: str, aperture: RowFile, first: RowFile) -> None:
-        self.axis = axis
-        self.aperture = aperture
-        self.first = first
-        self._lock = threading.Lock()
-        self._whole: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
-        if axis == "z":  # every slab adds to every cell
-            self._whole = np.zeros(aperture.shape, np.int32), np.full(aperture.shape, -1, np.int32)
-
-    @staticmethod
-    def fixed_bytes(shape: Shape, axis: str) -> int:
-        """Memory that maps take for the whole run."""
-        return 8 * shape[1] * shape[2] if axis == "z" else 0
-
-    def add(self, runs: Runs, values: NDArray[np.uint8], z: int) -> None:
-        """Add the runs of a slab whose value is not 0."""
-        if self._whole is not None:
-            with self._lock:
-                project_runs(runs, values, self.axis, z, *self._whole)
-            return
-        shape = runs.shape[0], self.aperture.shape[1]
-        aperture, first = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
-        project_runs(runs, values, self.axis, z, aperture, first)
-        self.aperture.write(z, aperture)
-        self.first.write(z, first)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.aperture.remove()
-        self.first.remove()
-
-    def finish(self) -> None:
-        """Write what was held back."""
-        if self._whole is not None:
-            self.aperture.write(0, self._whole[0])
-            self.first.write(0, self._whole[1])
-            self._whole = None
+    found: Checkpoints
+    applied: Checkpoints
+    finished: tuple[frozenset[int], frozenset[int]]
+    """Of the first and of the second pass."""
 
 
 @dataclass
@@ -92,10 +49,11 @@ class Passes:
 
     source: Source
     slabs: SlabPlan
-    executor: Executor
+    pool: Pool
     connectivity: int = 26
     listener: Listener = lambda _: None
-    _local: threading.local = field(default_factory=threading.local)
+    policy: Policy = STOP_AT_ONCE
+    kept: Kept | None = None
     _voxels: list[int] = field(default_factory=list)
     """Voxels of each slab that the first pass found."""
 
@@ -106,26 +64,25 @@ class Passes:
         ------
         MemoryBudgetError
             There are more clusters than the memory holds; estimates what they would need.
+        BlocksFailedError
+            Blocks went wrong, as far as the policy goes on then.
         """
-
-        def task(block: Block) -> list[Slab]:
-            found = []
-            for z, slab in self._slabs_of(block):
-                if maps is not None:
-                    maps.add(slab.runs, np.ones(slab.runs.n_runs, np.uint8), z)
-                found.append(measure_slab(slab, z))
-            return found
-
+        axis = None if maps is None else maps.axis
+        task = FindTask(
+            self.source, self.slabs, self.connectivity, axis, None if self.kept is None else self.kept.found
+        )
         labelling = Labelling(self.connectivity)
         self._voxels.clear()
-        blocks = iter(self.slabs.plan.blocks)
-        for slabs in iter_blocks(task, self.slabs.plan, self.executor, self.listener, "clusters"):
-            end = next(blocks).core[0].stop
-            for slab in slabs:
-                labelling.add(slab)
-                self._voxels.append(int(slab.size.sum()))
-            if labelling.parts * CLUSTER_BYTES > self.slabs.room:
-                raise self._too_many(labelling.parts, end)
+        with self._quiet_after_errors():
+            for block, result in self._all_found(task):
+                for slab in result.slabs:
+                    labelling.add(slab)
+                    self._voxels.append(int(slab.size.sum()))
+                if maps is not None:
+                    assert result.part is not None
+                    maps.add(block, result.part)
+                if labelling.parts * CLUSTER_BYTES > self.slabs.room:
+                    raise self._too_many(labelling.parts, block.core[0].stop)
         if maps is not None:
             maps.finish()
         return labelling.finish()
@@ -148,57 +105,89 @@ class Passes:
         maps, paintings
             What is gathered and written.
         """
+        cut, kept = self.slabs.cut, self.kept
 
-        def task(block: Block) -> None:
-            first = self.slabs.first_slab(block)
-            painted = [
-                self._workspace.array(f"painting {k}", region_shape(block.core), painting.values.dtype)
-                for k, painting in enumerate(paintings)
+        def fates(block: Block) -> list[SlabFate]:
+            first = cut.first_slab(block)
+            slabs = range(first, first + len(cut.slabs_of(block)))
+            return [
+                SlabFate(self._voxels[k], keep[whole], [painting.values[whole] for painting in paintings])
+                for k, whole in ((k, clusters.of_slab(k)) for k in slabs)
             ]
-            for k, (z, slab) in enumerate(self._slabs_of(block)):
-                whole = clusters.of_slab(first + k)
-                if (len(whole), self._voxels[first + k]) != (slab.count, slab.runs.n_voxels):
-                    raise VolumeError(
-                        f"{self.source.volume.name} has changed while it was read (from plane {z} on); run again"
-                    )
-                cluster = whole[slab.component]
-                if maps is not None:
-                    maps.add(slab.runs, keep[cluster], z)
-                begin = z - block.core[0].start
-                for painting, image in zip(paintings, painted, strict=True):
-                    paint_runs(slab.runs, painting.values[cluster], image[begin : begin + slab.runs.shape[0]])
-            for painting, image in zip(paintings, painted, strict=True):
-                painting.writer.write(block.core, image)
 
-        for _ in iter_blocks(task, self.slabs.plan, self.executor, self.listener, "results"):
-            pass
+        # an array in memory cannot be written by another process: images come here
+        remote = self.pool.travels and any(isinstance(painting.writer, ArrayWriter) for painting in paintings)
+        task = ApplyTask(
+            self.source,
+            self.slabs,
+            self.connectivity,
+            None if maps is None else maps.axis,
+            None if kept is None else kept.applied,
+            dtypes=[painting.values.dtype for painting in paintings],
+            writers=None if remote else [painting.writer for painting in paintings],
+            flush=self.pool.kind == "dask",
+        )
+        with self._quiet_after_errors():
+            for block, result in self._all_applied(task, fates):
+                if maps is not None:
+                    assert result.part is not None
+                    maps.add(block, result.part)
+                for painting, image in zip(paintings, result.images, strict=bool(result.images)):
+                    painting.writer.write(block.core, image)
         if maps is not None:
             maps.finish()
 
-    @property
-    def _workspace(self) -> Workspace:
-        workspace: Workspace | None = getattr(self._local, "workspace", None)
-        if workspace is None:
-            workspace = self._local.workspace = Workspace()
-        return workspace
+    def _all_found(self, task: FindTask) -> Iterator[tuple[Block, Found]]:
+        """Blocks with what is found in them, in order, from disk where an earlier run has finished them."""
+        finished = self.kept.finished[0] if self.kept is not None else frozenset()
+        fresh = run_blocks(
+            task,
+            self.slabs.plan,
+            self.pool,
+            todo=self._without(finished),
+            policy=self.policy,
+            in_order=True,
+            listener=self.listener,
+            name="clusters",
+        )
+        for block in self.slabs.plan.blocks:
+            if self.kept is not None and block.index in finished:
+                yield block, Found.from_arrays(self.kept.found.load(block.index).arrays)
+            else:
+                yield next(fresh)
+        next(fresh, None)  # its end has something to tell
 
-    def _slabs_of(self, block: Block) -> Iterator[tuple[int, SlabRuns]]:
-        image, level = self.source.read(block.core, self._workspace)
-        for z, end in self.slabs.slabs(block):
-            begin = block.core[0].start
-            try:
-                yield (
-                    z,
-                    runs_of_slab(
-                        image[z - begin : end - begin], self.connectivity, level=level, most_runs=self.slabs.most_runs
-                    ),
-                )
-            except TooManyRunsError as error:
-                raise MemoryBudgetError(
-                    f"{self.source.volume.name}: planes {z} to {end - 1} have {error.runs:,} runs of fracture voxels, "
-                    f"which need {format_bytes(error.runs * RUN_BYTES)} at once, more than the memory left holds: is "
-                    "it noise? Give --threshold, --invert, more --memory or fewer --workers"
-                ) from None
+    def _all_applied(
+        self, task: ApplyTask, fates: Callable[[Block], list[SlabFate]]
+    ) -> Iterator[tuple[Block, Applied]]:
+        """Blocks with what was applied to them, in any order."""
+        finished = self.kept.finished[1] if self.kept is not None else frozenset()
+        for block in self.slabs.plan.blocks:
+            if self.kept is not None and block.index in finished:
+                yield block, Applied(self.kept.applied.load(block.index).arrays, [])
+        yield from run_blocks(
+            task,
+            self.slabs.plan,
+            self.pool,
+            todo=self._without(finished),
+            given=fates,
+            policy=self.policy,
+            listener=self.listener,
+            name="results",
+        )
+
+    def _without(self, finished: frozenset[int]) -> list[Block] | None:
+        return [block for block in self.slabs.plan.blocks if block.index not in finished] if finished else None
+
+    @contextmanager
+    def _quiet_after_errors(self) -> Iterator[None]:
+        """Nothing writes any more when an error is out: what workers write into is discarded next, or gone on with."""
+        try:
+            yield
+        except BaseException:
+            if isinstance(self.pool, ThreadPool | SerialPool | ProcessPool):  # it begins anew when it is used again
+                self.pool.close(now=self.pool.travels)
+            raise
 
     def _too_many(self, components: int, planes: int) -> MemoryBudgetError:
         Z = self.source.volume.shape[0]
@@ -208,3 +197,17 @@ class Passes:
             f"{expected:,} in all would need {format_bytes(expected * CLUSTER_BYTES)}, and the memory given leaves "
             f"{format_bytes(self.slabs.room)} for them: is it noise? Give --threshold, --invert or more --memory"
         )
+
+
+class ArrayWriter:
+    """A sink in memory."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: Any) -> None:
+        self.array: NDArray[Any] = np.empty(shape, dtype)
+
+    def write(self, region: tuple[slice, slice, slice], array: NDArray[Any]) -> None:
+        """Take one box."""
+        self.array[region] = array
+
+    def flush(self, region: tuple[slice, slice, slice]) -> None:
+        """Nothing to do."""

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import time
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,30 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import VoxelSize
-from cytolith.engine.executors import make_executor
-from cytolith.engine.old_run import Listener
+from cytolith.engine.events import Listener
+from cytolith.engine.executors import Pool
+from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, BlocksFailedError
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.clusters import (
     Table,
     by_size,
     cluster_table,
     kept_of,
-    plan_passes,
     table_columns,
 )
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.maps import OffsetSettings, settle_offsets
-from cytolith.fracture.outputs import Outputs, name_outputs, stem_of
-from cytolith.fracture.passes import Maps, Painting, Passes
-from cytolith.fracture.plan import SlabPlan
+from cytolith.fracture.outputs import Outputs
+from cytolith.fracture.passes import Painting, Passes
+from cytolith.fracture.places import lend_pool, plan_passes
+from cytolith.fracture.preparation import Prepared, begin_run, prepare
+from cytolith.fracture.projections import Maps
 from cytolith.fracture.results import write_maps
-from cytolith.fracture.source import Source, looks_grey
+from cytolith.fracture.source import Source
 from cytolith.fracture.summary import hints_of, summarize
-from cytolith.io.row_file import RowFile
+from cytolith.fracture.tasks import ChangedVolumeError
 from cytolith.io.tables import write_table
-from cytolith.io.volume import Volume, open_volume
-from cytolith.kernels.projection import map_shape
+from cytolith.io.volume import open_volume
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +66,6 @@ class FractureResult:
         return hints
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run of which everything is known and checked that can be before the volume is read."""
-
-    config: FractureConfig
-    source: Source
-    slabs: SlabPlan
-    outputs: Outputs
-    hints: list[str]
-
-
 def run_fracture(
     source: Any,
     output: str | Path = ".",
@@ -84,6 +75,7 @@ def run_fracture(
     workers: int | None = None,
     memory: int | None = None,
     planes: int | None = None,
+    executor: str | Executor | Pool = "threads",
     force: bool = False,
     listener: Listener = lambda _: None,
     **options: Any,
@@ -106,8 +98,10 @@ def run_fracture(
         Bytes to stay below; default: half of the machine's memory.
     planes
         Planes of a block; default: chosen from memory and workers. Never changes the result.
+    executor
+        Where blocks run; as in :func:`cytolith.label_clusters`.
     force
-        Replace existing files.
+        Replace existing files, and an unfinished run of something else.
     listener
         Gets the events of the engine.
     **options
@@ -123,70 +117,58 @@ def run_fracture(
     ------
     VolumeError, ConfigError, OutputError, MemoryBudgetError
         Input that cannot be read, a parameter that cannot be used, a file that exists or cannot be written, more
-        clusters than the memory holds. Nothing is left behind.
+        clusters than the memory holds.
+    BlocksFailedError
+        Some blocks went wrong, for instance as a plane is damaged; all others are finished.
 
     Notes
     -----
+    A run that died or failed leaves no results, but a folder ``.cytolith-fracture`` in `output` with what it has
+    finished, when `source` is a path. The same call goes on from there, whatever the workers, the memory and the
+    executor are then, and gives the same results; another call is refused. Files that were not read yet may have been
+    replaced. Of arrays and opened volumes nothing is left.
+
     Does what ``apm_process_image_stack`` of apmapflow (M. Stadelman, 2016) documents: equal in the stack and in the
     aperture map, ties in cluster size excepted. Deliberately different: an offset is the index of the first voxel
     (there: one more), 16 clusters are coloured (there: 15), and holes are patched without triangulating the whole map.
     """
-    chosen = {name: options.pop(name) for name in ("channel", "timepoint", "level", "dataset") if name in options}
+    chosen: dict[str, Any] = {
+        name: options.pop(name) for name in ("channel", "timepoint", "level", "dataset") if name in options
+    }
     unknown = sorted(set(options) - {each.name for each in fields(FractureConfig)})
     if unknown:
         raise ConfigError(f"{unknown[0]}: is no option of a fracture run; see FractureConfig")
     config = replace(config or FractureConfig(), **options)
     volume = open_volume(source, voxel_size=voxel_size, **chosen)
-    name = source if isinstance(source, str | Path) else "stack"
-    prepared = prepare(volume, name, Path(output), config, workers=workers, memory=memory, planes=planes, force=force)
-    return execute(prepared, listener)
-
-
-def prepare(
-    volume: Volume,
-    name: str | Path,
-    folder: Path,
-    config: FractureConfig,
-    *,
-    workers: int | None = None,
-    memory: int | None = None,
-    planes: int | None = None,
-    force: bool = False,
-) -> Prepared:
-    """Check a volume, the parameters and every file to be written, and plan the blocks.
-
-    Takes and raises what :func:`run_fracture` does, before any work.
-    """
-    folder = folder.expanduser()
-    source = Source(volume, config.threshold, config.invert)
-    paths = name_outputs(config, folder, stem_of(name))
-    painted = ("stack" in paths) + ("cluster_image" in paths)
-    fixed = Maps.fixed_bytes(volume.shape, config.axis) if config.needs_maps else 0
-    slabs = plan_passes(source, workers, memory, painted_bytes=painted, fixed_bytes=fixed, planes=planes)
-    volume.check()
-    outputs = Outputs(folder, stem_of(name), paths, name, force=force)
-    hints = []
-    if volume.storage.display is not None:
-        hints.append(f"{volume.name} is {volume.storage.display}; --invert exchanges fracture and rock")
-    if config.threshold is None and looks_grey(volume):
-        hints.append(
-            f"{volume.name} looks like a grey stack, and every voxel that is not 0 is taken for fracture: give "
-            "--threshold T (fracture is brighter than T), and --invert when fracture is darker"
+    name = source if isinstance(source, str | Path) else None
+    with lend_pool(executor, workers) as pool:
+        prepared = prepare(
+            volume,
+            name,
+            Path(output),
+            config,
+            pool,
+            chosen=chosen,
+            workers=workers,
+            memory=memory,
+            planes=planes,
+            force=force,
         )
-    return Prepared(config, source, slabs, outputs, hints)
+        return execute(prepared, listener)
 
 
 def execute(prepared: Prepared, listener: Listener = lambda _: None) -> FractureResult:
     """Result of a prepared run, with its files in place."""
     config, source, slabs, outputs = prepared.config, prepared.source, prepared.slabs, prepared.outputs
-    begin = time.perf_counter()
-    executor = make_executor(slabs.plan.workers)
+    start = time.perf_counter()
     try:
         with outputs, ExitStack() as stack:
-            # writers end before what they write is discarded or closed; a block takes a moment only
-            maps = stack.enter_context(_new_maps(source, config, outputs.scratch)) if config.needs_maps else None
-            stack.callback(executor.shutdown, wait=True, cancel_futures=True)
-            passes = Passes(source, slabs, executor, listener=listener)
+            kept = begin_run(prepared)
+            maps = None
+            if config.needs_maps:
+                maps = stack.enter_context(Maps(config.axis, source.volume.shape, outputs.scratch))
+            policy = STOP_AT_ONCE if kept is None else KEEP_GOING
+            passes = Passes(source, slabs, prepared.pool, listener=listener, policy=policy, kept=kept)
             log.info(
                 "%s: %s %s; fracture where %s%s; opening axis %s",
                 source.volume.name,
@@ -196,19 +178,26 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
                 ", inverted" if config.invert else "",
                 config.axis,
             )
-            clusters, order = _go_over(passes, config, maps, outputs)
-            seconds = {"clusters": time.perf_counter() - begin}
+            try:
+                clusters, order = _go_over(passes, config, maps, outputs)
+            except ChangedVolumeError:
+                outputs.resumable = False
+                raise
+            except BlocksFailedError as error:
+                outputs.resumable = not any(isinstance(each.failure.error, ChangedVolumeError) for each in error.failed)
+                raise
+            seconds = {"clusters": time.perf_counter() - start}
             log.info("%s clusters, stacks and projections in %.2f s", f"{len(order):,}", seconds["clusters"])
             table = cluster_table(clusters, order)
             del clusters, order
-            kept = len(table["id"]) if config.n is None else min(config.n, len(table["id"]))
-            summary = summarize(source.volume, config, slabs.plan, outputs.paths, table, kept)
+            n_kept = len(table["id"]) if config.n is None else min(config.n, len(table["id"]))
+            summary = summarize(source.volume, config, slabs.plan, outputs.paths, table, n_kept)
             if maps is not None:
                 write_maps(maps, config, outputs, source.volume.voxel_size, summary, outputs.scratch, slabs.room)
-                seconds["maps"] = time.perf_counter() - begin - seconds["clusters"]
+                seconds["maps"] = time.perf_counter() - start - seconds["clusters"]
                 log.info("maps in %.2f s", seconds["maps"])
             if "clusters" in outputs.paths:
-                columns = table_columns(table, source.volume.shape, source.volume.voxel_size, kept)
+                columns = table_columns(table, source.volume.shape, source.volume.voxel_size, n_kept)
                 write_table(columns, outputs.partial("clusters"))
             summary["hints"] = prepared.hints + hints_of(summary, config)
             summary["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
@@ -233,6 +222,7 @@ def fracture_maps(
     filter: str = "largest",  # noqa: A002 - the name of the step
     workers: int | None = None,
     memory: int | None = None,
+    executor: str | Executor | Pool = "threads",
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Aperture and offset map of a fracture.
 
@@ -248,7 +238,7 @@ def fracture_maps(
         As in :func:`label_clusters`.
     interpolation, percentile, filter
         As in :class:`cytolith.fracture.maps.OffsetSettings`.
-    workers, memory
+    workers, memory, executor
         As in :func:`label_clusters`.
 
     Returns
@@ -281,39 +271,23 @@ def fracture_maps(
     volume = open_volume(source)
     volume.check()
     checked = Source(volume, threshold, invert)
-    slabs = plan_passes(checked, workers, memory, fixed_bytes=Maps.fixed_bytes(volume.shape, axis))
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        _new_maps(checked, config, Path(scratch)) as maps,
-        make_executor(slabs.plan.workers) as executor,
-    ):
-        _go_over(Passes(checked, slabs, executor), config, maps, None)
-        settled, _ = settle_offsets(maps.first, Path(scratch), config.offsets, memory=slabs.room)
-        with settled:
-            rows = settled.shape[0]
-            return maps.aperture.read(0, rows), settled.read(0, rows)
-
-
-def _new_maps(source: Source, config: FractureConfig, scratch: Path) -> Maps:
-    shape = map_shape(source.volume.shape, config.axis)
-    aperture = RowFile(scratch / "aperture", shape, np.int32)
-    try:
-        return Maps(config.axis, aperture, RowFile(scratch / "first", shape, np.int32))
-    except BaseException:
-        aperture.remove()
-        raise
+    with lend_pool(executor, workers) as pool, tempfile.TemporaryDirectory() as scratch:
+        slabs = plan_passes(checked, pool, workers, memory, needs=Maps.needs(volume.shape, axis))
+        with Maps(axis, volume.shape, Path(scratch)) as maps:
+            _go_over(Passes(checked, slabs, pool), config, maps, None)
+            settled, _ = settle_offsets(maps.first, Path(scratch), config.offsets, memory=slabs.room)
+            with settled:
+                rows = settled.shape[0]
+                return maps.aperture.read(0, rows), settled.read(0, rows)
 
 
 def _go_over(
     passes: Passes, config: FractureConfig, maps: Maps | None, outputs: Outputs | None
 ) -> tuple[Clusters, NDArray[np.int64]]:
     """The passes over the volume; clusters, and their order by size."""
-    volume, core = passes.source.volume, passes.slabs.plan.core
-    sinks = {
-        key: outputs.sink(key, volume.shape, np.uint8, core, volume.voxel_size)
-        for key in ("stack", "cluster_image")
-        if outputs is not None and key in outputs.paths
-    }
+    volume = passes.source.volume
+    stacks = {} if outputs is None else outputs.stacks
+    sinks = {key: outputs.sink(key, volume.shape, np.uint8, volume.voxel_size) for key in stacks if outputs is not None}
     all_count = config.n is None
     clusters = passes.find(maps if all_count else None)
     order = by_size(clusters)

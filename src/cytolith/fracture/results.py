@@ -13,7 +13,7 @@ from cytolith.axes import AXES, VoxelSize
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.maps import OffsetReport, OffsetSettings, settle_offsets
 from cytolith.fracture.outputs import Outputs
-from cytolith.fracture.passes import Maps
+from cytolith.fracture.projections import Maps
 from cytolith.fracture.summary import aperture_statistics, count_values, in_micrometres
 from cytolith.io.map_files import write_map_text, write_map_tiff
 from cytolith.io.pictures import reduce_map, write_map_picture

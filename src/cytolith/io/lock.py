@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -182,24 +181,29 @@ class FolderLock:
 
     def _remove_stale(self, descriptor: int) -> None:
         """Judge by its content a lock file that the system cannot lock, and remove it when its run is dead."""
-        text = _content(descriptor)
+        self._refuse_living(_content(descriptor))
+        # One at a time: another run may have found it dead as well, removed it, and made its own in its place.
+        guard = self._path.with_name(f"{LOCK_NAME}.stale")
+        try:
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            raise self._refusal(None, f"; when no run is there, delete {guard}") from None
+        try:
+            holder = self._refuse_living(self._path.read_bytes())
+            self._path.unlink()
+        except FileNotFoundError:
+            return
+        finally:
+            guard.unlink()
+        self._note_stale(holder, made=False)
+
+    def _refuse_living(self, text: bytes) -> _Holder:
         holder = _Holder.parse(text)
         if holder is None or holder.host != socket.gethostname():
             raise self._refusal(holder, f"; when that run is gone, delete {self._path}")
         if holder.alive:
             raise self._refusal(holder)
-        # Renamed before it is removed: of two runs that judge at the same time only one gets it, and the other must
-        # not remove what the first has made in its place.
-        aside = self._path.with_name(f"{LOCK_NAME}.{secrets.token_hex(8)}")
-        try:
-            self._path.rename(aside)
-        except FileNotFoundError:
-            return
-        if aside.read_bytes() != text:
-            aside.rename(self._path)
-            raise self._refusal(None)
-        aside.unlink()
-        self._note_stale(holder, made=False)
+        return holder
 
     def _refusal(self, holder: _Holder | None, more: str = "") -> OutputError:
         who = f" ({holder})" if holder else ""

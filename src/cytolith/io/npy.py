@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, VoxelSize
 from cytolith.errors import VolumeError
-from cytolith.io.arrays import ArrayVolume
-from cytolith.io.volume import Selection, Volume, one_line
+from cytolith.io.arrays import check_three_axes
+from cytolith.io.stamps import Stamps, stamp_files
+from cytolith.io.volume import Selection, Storage, Volume, one_line
 
 
 def open_npy(path: Path, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
@@ -24,18 +25,30 @@ _MAPPED_BYTES = 8 * 2**20
 """Memory-mapped bytes that a read holds at a time."""
 
 
-class NpyVolume(ArrayVolume):
+class NpyVolume(Volume):
     """A memory-mapped ``.npy`` file; pickled as its path."""
 
     def __init__(self, path: Path, voxel_size: VoxelSize | None) -> None:
+        array = _map(path)
+        name = str(path)
         self._path = path
-        super().__init__(_map(path), str(path), voxel_size, "npy")
+        self._stored = array.shape, array.dtype
+        shape = check_three_axes(array.shape, name)
+        super().__init__(name, shape, array.dtype, Storage("npy", chunks=(1, 1, shape[2])), voxel_size=voxel_size)
 
     def check(self) -> None:
         """Verify that the file is still there, whole and of the same kind; see `Volume.check`."""
+        self._open()
+
+    def stamps(self) -> Stamps:
+        """The file, with all planes; see `Volume.stamps`."""
+        return stamp_files([(self._path, 0, self.shape[0])])
+
+    def _open(self) -> NDArray[Any]:
         array = _map(self._path)
-        if array.shape != self._array.shape or array.dtype != self._array.dtype:
+        if (array.shape, array.dtype) != self._stored:
             raise VolumeError(f"{self.name} has changed since it was opened; open it again")
+        return array
 
     def _read_into(self, region: Region, out: NDArray[Any]) -> None:
         # Pages of a map count as memory of the process until it is unmapped, and the system maps more than is touched:
@@ -47,15 +60,11 @@ class NpyVolume(ArrayVolume):
         for z in range(0, out.shape[0], planes):
             for y in range(0, out.shape[1], rows):
                 part = out[z : z + planes, y : y + rows]
-                stored = _map(self._path)[z0 + z :, y0 + y :, region[2]][: part.shape[0], : part.shape[1]]
+                stored = self._open()[z0 + z :, y0 + y :, region[2]][: part.shape[0], : part.shape[1]]
                 np.copyto(part, stored, casting="unsafe")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_array"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._array = _map(self._path)
+        return {**self.__dict__, "_path": self._path.absolute()}  # a worker may run in another folder
 
 
 def _map(path: Path) -> NDArray[Any]:

@@ -76,9 +76,11 @@ def write_record(path: Path, arrays: Mapping[str, NDArray[Any]], info: Mapping[s
         }
     ).encode()
     size = _PREFIX.size + len(header) + sum(array.nbytes for array in stored.values()) + _DIGEST_BYTES
+    parts: list[bytes | memoryview] = [_PREFIX.pack(_MAGIC, _VERSION, size, len(header)), header]
+    parts += map(_bytes, stored.values())
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with written_aside(path, unique=True) as aside, aside.open("wb") as file:
-        for part in (_PREFIX.pack(_MAGIC, _VERSION, size, len(header)), header, *map(_bytes, stored.values())):
+        for part in parts:
             digest.update(part)
             file.write(part)
         file.write(digest.digest())
@@ -140,4 +142,4 @@ def _stored(name: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

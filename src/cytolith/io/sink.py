@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,9 +20,6 @@ from cytolith.io.files import flush, output_error
 from cytolith.io.zarr_stores import is_node
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
-_CHUNK = 128  # voxels along an edge: 4 MiB of uint16, quick to look at in a viewer and few files
-_SMALLEST_CHUNK = 32
-_LARGEST_CHUNK = 512
 
 
 def create_sink(
@@ -34,13 +30,14 @@ def create_sink(
     *,
     overwrite: bool = False,
     voxel_size: VoxelSize | None = None,
+    resume: bool = False,
 ) -> Sink:
     """Create a volume on disk that blocks are written into.
 
     Parameters
     ----------
     path : str or Path
-        Ends in ``.npy`` (one array, memory-mapped), ``.tif`` or ``.tiff`` (uncompressed, a page a plane, BigTIFF where
+        Ends in ``.npy`` (one array), ``.tif`` or ``.tiff`` (uncompressed, a page a plane, BigTIFF where
         it must be; uint8, uint16, int16, int32, uint32 or float32) or ``.zarr`` (OME-Zarr 0.5 with one level,
         compressed).
     shape : tuple of int
@@ -48,11 +45,15 @@ def create_sink(
     dtype : dtype
         Of the voxels.
     block_shape : tuple of int
-        Extent of the regions that will be written, (z, y, x); zarr chunks are laid out so that each lies in one block.
+        Extent of the regions that will be written, (z, y, x), laid from 0 on along each axis and clipped at the end of
+        the volume. Chunks of zarr are laid out so that each lies in one block: no two writers ever share one.
     overwrite : bool
         Replace what is at `path`; it stays until `Sink.close`.
     voxel_size : tuple of float, optional
         (z, y, x) in micrometres, kept in the metadata of zarr and TIFF; ``.npy`` has no place for it.
+    resume : bool
+        Go on with what a run that was killed, or that has called `Sink.leave`, left beside `path`; where there is
+        nothing, the volume is created anew. `Sink.resumed` tells which.
 
     Returns
     -------
@@ -62,12 +63,13 @@ def create_sink(
     Raises
     ------
     OutputError
-        The suffix is unknown, something is at `path` already, there is no room for it, or the format does not know
-        the dtype.
+        The suffix is unknown, something is at `path` already, there is no room for it, the format does not know the
+        dtype, or what is to be resumed has another extent, dtype or layout.
 
     Notes
     -----
-    The work lies in ``<path>.partial`` until it is closed; one that a killed run left there is replaced.
+    The work lies in ``<path>.partial`` until it is closed; one that a killed run left there is replaced, unless it is
+    resumed.
 
     Examples
     --------
@@ -87,45 +89,95 @@ def create_sink(
             raise OutputError(f"{path} exists already; choose another path, or --overwrite (overwrite=True)")
         if path.is_dir() and (path.suffix != ".zarr" or not is_node(path)):
             raise OutputError(f"{path} is a folder that is no zarr store, and is not overwritten; choose another path")
-    from cytolith.io.tiff_sink import TiffSink  # builds on this module
+    # they build on this module
+    from cytolith.io.flat_sink import NpySink
+    from cytolith.io.tiff_sink import TiffSink
+    from cytolith.io.zarr_sink import ZarrSink
 
     kinds: dict[str, type[Sink]] = {".npy": NpySink, ".zarr": ZarrSink}
     kind = kinds.get(path.suffix, TiffSink)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(_partial(path))
-        return kind(path, shape, np.dtype(dtype), block_shape, voxel_size)
+        return kind(path, shape, np.dtype(dtype), block_shape, voxel_size, resume=resume)
     except OSError as error:
-        with suppress(OSError):
-            _remove(_partial(path))
         raise output_error(path, error) from error
 
 
 class Sink(ABC):
     """A volume that is being written; made by `create_sink`.
 
-    `write` may be called from several threads at once for regions that do not overlap.
+    Attributes
+    ----------
+    path : Path
+        Where the volume will be.
+    shape : tuple of int
+        (z, y, x).
+    dtype : numpy.dtype
+        Of the voxels.
+    resumed : bool
+        Whether what an earlier run has written is there.
+
+    Notes
+    -----
+    `write` may be called from several threads at once, and from several processes, for regions that do not overlap.
+    A sink can be pickled: the copy writes and reads the same storage, while closing, leaving or discarding it ends
+    the copy only. What is written has left the process when `write` returns, and is on the disk after `flush`.
     """
 
     def __init__(
-        self, path: Path, shape: Shape, dtype: np.dtype[Any], block_shape: Shape, voxel_size: VoxelSize | None
+        self,
+        path: Path,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        block_shape: Shape,
+        voxel_size: VoxelSize | None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.path = path
         self.shape = shape
         self.dtype = dtype
-        self._partial = _partial(path)
+        self._block_shape = block_shape
+        self._voxel_size = voxel_size
+        self._partial = path.with_name(f"{path.name}.partial").absolute()  # a worker may run in another folder
+        self._owner = True
         self._open = True
         self._writers = 0
         self._turn = threading.Condition()
-        self._create(block_shape, voxel_size)
+        self.resumed = resume and os.path.lexists(self._partial)
+        if self.resumed:
+            self._reopen()
+        else:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        # Renamed when it is made: a partial volume that is there can always be resumed.
+        making = self._partial.with_name(f"{self._partial.name}.making")
+        _remove(making)
+        _remove(self._partial)
+        try:
+            self._create(making)
+            making.rename(self._partial)
+        except BaseException:
+            with suppress(OSError):
+                _remove(making)
+            raise
 
     @abstractmethod
-    def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:
-        """Create the storage at the partial path."""
+    def _create(self, at: Path) -> None:
+        """Create the storage, in which all voxels are 0."""
+
+    @abstractmethod
+    def _reopen(self) -> None:
+        """Take the partial storage as it is, or raise what `_unlike` gives when it is not what would be created."""
+
+    def _unlike(self, reason: str) -> OutputError:
+        return OutputError(
+            f"{self.path} cannot be resumed: {self._partial} {reason}; delete it to begin anew, or choose another path"
+        )
 
     def _check_room(self, needed: int) -> None:
-        # A file that is made at its full length, with holes, fills the disk in the middle of the work; and a full disk
-        # under a memory map kills the process without a message.
+        # A file that is made at its full length, with holes, fills the disk in the middle of the work.
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise OutputError(f"{self.path} needs {needed} bytes, but {free} are free there; choose another disk")
@@ -139,14 +191,29 @@ class Sink(ABC):
         """Read a box."""
 
     @abstractmethod
-    def _finish(self) -> None:
-        """Let go of the storage."""
+    def _flush(self, region: Region) -> None:
+        """Bring a box that was written to the disk."""
+
+    def _tidy(self) -> None:  # noqa: B027 (a file has nothing to remove)
+        """Remove from the partial storage what does not belong to the volume."""
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
-        """Write one box of voxels, of the region's extent and the volume's dtype."""
-        for axis, part, extent in zip(AXES, region, self.shape, strict=True):
-            if not 0 <= part.start <= part.stop <= extent:
-                raise OutputError(f"{self.path}: region {axis} {part.start}:{part.stop} is not inside 0:{extent}")
+        """Write one box of voxels.
+
+        Parameters
+        ----------
+        region : tuple of slice
+            Three slices with explicit start and stop, (z, y, x). For zarr, a block as announced, or several of them.
+        array : ndarray
+            Of the region's extent and the volume's dtype.
+
+        Raises
+        ------
+        OutputError
+            The region lies outside the volume or does not fit the blocks, the array does not fit the region, the sink
+            is closed, or the disk is full.
+        """
+        self._refuse_outside(region)
         if array.shape != region_shape(region) or array.dtype != self.dtype:
             raise OutputError(
                 f"{self.path}: the block is {array.shape} {array.dtype}, the region {region_shape(region)} {self.dtype}"
@@ -166,18 +233,45 @@ class Sink(ABC):
                 self._writers -= 1
                 self._turn.notify_all()
 
+    def flush(self, region: Region) -> None:
+        """Bring a box that was written to the disk, before anything there says that it is done.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or fails.
+        """
+        self._refuse_outside(region)
+        if 0 in region_shape(region):
+            return
+        try:
+            self._flush(region)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
     def read(self, region: Region) -> NDArray[Any]:
-        """Read back a box of voxels that was written before."""
+        """Read back a box of voxels that was written before; 0 where nothing was."""
         if not self._open:
             raise OutputError(f"{self.path} is closed; open it as a volume to read it")
-        return self._read(region)
+        self._refuse_outside(region)
+        if 0 in region_shape(region):
+            return np.empty(region_shape(region), self.dtype)
+        try:
+            return self._read(region)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be read back: {error.strerror or error}") from error
+
+    def _refuse_outside(self, region: Region) -> None:
+        for axis, part, extent in zip(AXES, region, self.shape, strict=True):
+            if not 0 <= part.start <= part.stop <= extent:
+                raise OutputError(f"{self.path}: region {axis} {part.start}:{part.stop} is not inside 0:{extent}")
 
     def close(self) -> None:
         """Put the volume in place; closing twice is harmless."""
         if not self._shut():
             return
         try:
-            self._finish()
+            self._tidy()
             if self._partial.is_file():
                 flush(self._partial)
             replaced = self.path.with_name(f"{self.path.name}.replaced")
@@ -189,19 +283,22 @@ class Sink(ABC):
         except OSError as error:
             raise output_error(self.path, error) from error
 
+    def leave(self) -> None:
+        """Let go of what was written, which stays for a run that resumes it; nothing comes to be at the path."""
+        self._shut()
+
     def discard(self) -> None:
         """Remove what was written; what was at the path before stays."""
         if self._shut():
-            self._finish()
             _remove(self._partial)
 
     def _shut(self) -> bool:
-        """Refuse new writes and wait for those under way: a descriptor closed under one may be another file's next."""
+        """Refuse new writes and wait for those under way; whether it is for the caller to say what becomes of it."""
         with self._turn:
             was_open, self._open = self._open, False
             while self._writers:
                 self._turn.wait()
-        return was_open
+        return was_open and self._owner
 
     def __enter__(self) -> Self:
         return self
@@ -212,106 +309,12 @@ class Sink(ABC):
         else:
             self.discard()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_turn"} | {"_owner": False, "_writers": 0}
 
-class NpySink(Sink):
-    """A ``.npy`` file."""
-
-    _array: NDArray[Any] | None
-
-    def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:  # noqa: ARG002
-        self._check_room(math.prod(self.shape) * self.dtype.itemsize)
-        array = np.lib.format.open_memmap(self._partial, "w+", self.dtype, self.shape)
-        self._array, self._begin = array, int(array.offset)
-
-    def _write(self, region: Region, array: NDArray[Any]) -> None:
-        planes, rows, columns = region
-        _, height, width = self.shape
-        if columns == slice(0, width):
-            # Whole rows of a plane lie end to end: writing them costs a fifth of touching fresh pages of the map.
-            with self._partial.open("r+b") as file:
-                for z, plane in zip(range(planes.start, planes.stop), array, strict=True):
-                    file.seek(self._begin + (z * height + rows.start) * width * self.dtype.itemsize)
-                    file.write(np.ascontiguousarray(plane).data)
-        elif self._array is not None:
-            self._array[region] = array
-
-    def _read(self, region: Region) -> NDArray[Any]:
-        return np.array(np.load(self._partial, mmap_mode="r")[region])
-
-    def _finish(self) -> None:
-        self._array = None
-
-
-class ZarrSink(Sink):
-    """An OME-Zarr 0.5 image of one level."""
-
-    def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:
-        import zarr
-        from zarr.codecs import BloscCodec
-
-        self._chunks = chunk_shape(block_shape, self.shape)
-        self._lock = threading.Lock()
-        group = zarr.open_group(self._partial, mode="w", zarr_format=3)
-        group.attrs["ome"] = _ome_metadata(self.path.stem, voxel_size)
-        self._array = group.create_array(
-            "0",
-            shape=self.shape,
-            chunks=self._chunks,
-            dtype=self.dtype,
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")],
-            dimension_names=AXES,
-        )
-
-    def _write(self, region: Region, array: NDArray[Any]) -> None:
-        # Two writers in one chunk lose data. Whoever shares a chunk covers a part of it only, and so comes here too.
-        with nullcontext() if self._covers_chunks(region) else self._lock:
-            self._array[region] = array
-
-    def _read(self, region: Region) -> NDArray[Any]:
-        return np.asarray(self._array[region])
-
-    def _covers_chunks(self, region: Region) -> bool:
-        return all(
-            part.start % chunk == 0 and (part.stop % chunk == 0 or part.stop == extent)
-            for part, chunk, extent in zip(region, self._chunks, self.shape, strict=True)
-        )
-
-    def _finish(self) -> None:
-        """Nothing is held open between writes."""
-
-
-def chunk_shape(block_shape: Sequence[int], shape: Sequence[int]) -> Shape:
-    """Extents of chunks, about 128 along an axis, that divide blocks of `block_shape` wherever that is sensible."""
-    z, y, x = (_chunk_extent(min(block, extent), extent) for block, extent in zip(block_shape, shape, strict=True))
-    return z, y, x
-
-
-def _chunk_extent(block: int, extent: int) -> int:
-    if block == extent:  # a single block along this axis: any chunk lies inside it
-        return min(_CHUNK, extent)
-    fitting = [part for part in range(_SMALLEST_CHUNK, _CHUNK + 1) if block % part == 0]
-    if fitting:
-        return fitting[-1]
-    return block if block <= _LARGEST_CHUNK else _CHUNK
-
-
-def _ome_metadata(name: str, voxel_size: VoxelSize | None) -> dict[str, Any]:
-    unit = {} if voxel_size is None else {"unit": "micrometer"}
-    scale = [1.0, 1.0, 1.0] if voxel_size is None else [float(length) for length in voxel_size]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [{"name": axis, "type": "space", **unit} for axis in AXES],
-                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
-            }
-        ],
-    }
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._turn = threading.Condition()
 
 
 def _remove(path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,15 +15,14 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cytolith.axes import AXES, VoxelSize
-from cytolith.errors import CytolithError, OutputError, VolumeError
+from cytolith.errors import OutputError, VolumeError
 from cytolith.io.files import written_aside
+from cytolith.io.table_writer import Table, checked_table, count_rows, for_suffix
+from cytolith.io.table_writer import TableWriter as TableWriter  # this is where it is looked for
 
-_ROWS_AT_ONCE = 8_192
 _POINT_COLUMNS = {
     axis: (axis, f"centroid-{number}", f"axis-{number}") for number, axis in enumerate(AXES)
 }  # ours and ClearMap's; scikit-image regionprops_table; napari
-Table = dict[str, NDArray[Any]]
-_Writer = Callable[[Table, BinaryIO, dict[str, str]], None]
 _Reader = Callable[[Path], tuple[Table, dict[str, str]]]
 
 
@@ -49,18 +46,22 @@ def write_table(
     OutputError
         A suffix that is not known, or a file that cannot be written.
 
+    See Also
+    --------
+    TableWriter : the same file from parts.
+
     Examples
     --------
     >>> write_table({"z": np.array([1.5]), "size": np.array([30])}, "cells.csv")  # doctest: +SKIP
     """
     path = Path(path)
-    write: _Writer = _for_suffix(path, _WRITERS, OutputError)
-    arrays = {name: _checked(name, column) for name, column in columns.items()}
-    if len({len(column) for column in arrays.values()}) > 1:
-        lengths = ", ".join(f"{name} {len(column)}" for name, column in arrays.items())
-        raise ValueError(f"columns must have the same length, not {lengths}")
-    with written_aside(path) as aside, aside.open("wb") as file:
-        write(arrays, file, dict(metadata or {}))
+    if for_suffix(path, _READERS, OutputError) is _read_npy:
+        arrays = checked_table(columns)
+        with written_aside(path) as aside, aside.open("wb") as file:
+            _write_npy(arrays, file)
+        return
+    with TableWriter(path, metadata) as writer:
+        writer.write(columns)
 
 
 def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
@@ -75,7 +76,7 @@ def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
         A file that is missing, of another kind, or cannot be read.
     """
     path = Path(path)
-    read: _Reader = _for_suffix(path, _READERS, VolumeError)
+    read: _Reader = for_suffix(path, _READERS, VolumeError)
     try:
         return read(path)
     except FileNotFoundError:
@@ -97,7 +98,7 @@ def read_points(path: Path | str) -> NDArray[np.float64]:
     """
     table, _ = read_table(path)
     known = {name.strip().lower(): name for name in reversed(table)} | {name: name for name in table}
-    points = np.empty((_rows(table), 3))
+    points = np.empty((count_rows(table), 3))
     for number, axis in enumerate(AXES):
         name = next((known[name] for name in _POINT_COLUMNS[axis] if name in known), None)
         if name is None:
@@ -121,55 +122,8 @@ def read_voxel_size(path: Path | str) -> VoxelSize | None:
     return (z, y, x) if all(math.isfinite(edge) and edge > 0 for edge in (z, y, x)) else None
 
 
-def _for_suffix(path: Path, known: Mapping[str, Any], error: type[CytolithError]) -> Any:
-    try:
-        return known[path.suffix.lower()]
-    except KeyError:
-        raise error(f"{path}: {path.suffix or 'no suffix'} is no kind of table; known: {', '.join(known)}") from None
-
-
-def _checked(name: str, column: NDArray[Any]) -> NDArray[Any]:
-    array = np.asarray(column)
-    if array.ndim != 1:
-        raise ValueError(f"column {name!r} has the shape {array.shape}: a column has one axis")
-    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
-        array = array.astype(str)
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind not in "biuU" and array.dtype not in (np.float32, np.float64):
-        raise ValueError(f"column {name!r} holds {array.dtype}: give bool, integers, float32, float64 or text")
-    return np.ascontiguousarray(array)
-
-
-def _write_parquet(columns: Table, file: BinaryIO, metadata: dict[str, str]) -> None:
-    table = pa.table({name: pa.array(column) for name, column in columns.items()})
-    table = table.replace_schema_metadata(metadata or None)
-    pyarrow.parquet.write_table(table, file, compression="zstd")
-
-
-def _write_csv(columns: Table, file: BinaryIO, _: dict[str, str]) -> None:
-    # not pyarrow's writer: it prints 1.0 as 1, and a column of whole floats would come back as integers
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
-    for start in range(0, _rows(columns), _ROWS_AT_ONCE):
-        part = (_texts(column[start : start + _ROWS_AT_ONCE]) for column in columns.values())
-        lines.writerows(zip(*part, strict=True))
-    text.detach()
-
-
-def _texts(column: NDArray[Any]) -> Iterator[Any]:
-    kind = column.dtype
-    if kind == np.float64:
-        return ("" if value != value else repr(value) for value in column.tolist())
-    if kind.kind == "f":  # the fewest digits that give back the float32, not the float64 that it becomes
-        return ("" if value != value else str(value) for value in column)
-    if kind.kind == "b":
-        return ("true" if value else "false" for value in column.tolist())
-    return iter(column.tolist())
-
-
-def _write_npy(columns: Table, file: BinaryIO, _: dict[str, str]) -> None:
-    array = np.empty(_rows(columns), [(name, column.dtype) for name, column in columns.items()])
+def _write_npy(columns: Table, file: BinaryIO) -> None:
+    array = np.empty(count_rows(columns), [(name, column.dtype) for name, column in columns.items()])
     for name, column in columns.items():
         array[name] = column
     np.lib.format.write_array(file, array, allow_pickle=False)
@@ -214,19 +168,10 @@ def _array(column: pa.ChunkedArray) -> NDArray[Any]:
     return array
 
 
-def _rows(table: Mapping[str, NDArray[Any]]) -> int:
-    return len(next(iter(table.values()))) if table else 0
-
-
 def _listed(table: Mapping[str, NDArray[Any]]) -> str:
     return "the columns " + ", ".join(table) if table else "no columns"
 
 
-_WRITERS: dict[str, _Writer] = {
-    ".parquet": _write_parquet,
-    ".csv": _write_csv,
-    ".npy": _write_npy,
-}
 _READERS: dict[str, _Reader] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, VoxelSize
 from cytolith.errors import VolumeError
+from cytolith.io.plane_packs import pack_planes, unpack_planes
+from cytolith.io.stamps import Stamps, stamp_files
 from cytolith.io.tiff_planes import (
     PageLayout,
     PlaneReader,
@@ -81,6 +84,23 @@ class TiffFile(Volume):
         with PlaneReader() as reader:
             for plane, part in zip(self._planes[planes], out, strict=True):
                 reader.read(plane, rows, columns, part)
+
+    def stamps(self) -> Stamps:
+        """The file, with all planes; of an OME-TIFF in several files, each run of planes that lie in one of them."""
+        files, first = [], 0
+        for path, planes in groupby(self._planes, lambda plane: plane.path):
+            last = first + sum(1 for _ in planes)
+            files.append((path, first, last))
+            first = last
+        return stamp_files(files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # absolute, as a worker may run in another folder
+        return {**self.__dict__, "_path": self._path.absolute(), "_planes": pack_planes(self._planes)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._planes = unpack_planes(state["_planes"], self.name)
 
 
 def _open(path: Path, selection: Selection, *, every_page: bool = False) -> _Opened:

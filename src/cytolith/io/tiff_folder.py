@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from cytolith.axes import Region, VoxelSize
 from cytolith.errors import VolumeError
 from cytolith.io.plane_names import NumberedNames, order_names
+from cytolith.io.stamps import Stamps, stamp_files
 from cytolith.io.tiff_planes import (
     PageLayout,
     PlaneReader,
@@ -139,6 +141,10 @@ class TiffFolder(Volume):
             return error
         return None
 
+    def stamps(self) -> Stamps:
+        """Each file is a plane; see `Volume.stamps`."""
+        return stamp_files((path, z, z + 1) for z, path in enumerate(self._paths))
+
     def _plane(self, z: int) -> StoredPlane:
         plane = self._planes[z]
         if plane is None:  # two threads may both parse a header; they come to the same
@@ -178,3 +184,20 @@ class TiffFolder(Volume):
         with PlaneReader() as reader:
             for z, part in zip(range(planes.start, planes.stop), out, strict=True):
                 reader.read(self._plane(z), rows, columns, part)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A task of a few planes carries this: no headers, which are parsed again where a plane is read, and names that
+        # differ in a few digits. Absolute, as a worker may run in another folder.
+        paths = [os.path.abspath(path) for path in self._paths]  # noqa: PTH100 (thousands of them)
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+        names = "\0".join(os.path.relpath(path, folder) for path in paths)
+        packed = zlib.compress(names.encode("utf-8", "surrogateescape"), 6)
+        return {**self.__dict__, "_paths": (folder, packed), "_planes": None, "_layouts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        folder, packed = state["_paths"]
+        names = zlib.decompress(packed).decode("utf-8", "surrogateescape").split("\0")
+        self._paths = [os.path.join(folder, name) for name in names]  # noqa: PTH118
+        self._planes = [None] * len(names)
+        self._layouts = {}

@@ -298,6 +298,8 @@ class PlaneReader:
                 encoded = data[start : start + int(plane.sizes[segment])].tobytes()
                 try:
                     voxels, row, column = plane.layout.decode(encoded, segment, plane.jpegtables)
+                except OSError:  # the path went away between two reads
+                    raise
                 except Exception as error:
                     raise VolumeError(
                         f"{plane.name} is damaged: strip or tile {segment} does not decode ({one_line(error)}); "

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
-from cytolith.axes import Region, Shape, VoxelSize
+from cytolith.axes import Shape, VoxelSize
 from cytolith.errors import OutputError
-from cytolith.io.sink import Sink
+from cytolith.io.flat_sink import FlatSink
+from cytolith.io.volume import one_line, shape_text
 
 DTYPES = ("uint8", "uint16", "int16", "int32", "uint32", "float32")
 _HEADER_BYTES = 512  # more than the header of one page takes, in BigTIFF too
@@ -22,19 +21,18 @@ _CLASSIC_BYTES = (1 << 32) - (1 << 25)  # offsets have 32 bits; beyond, the file
 _SHORTEST, _LONGEST = 1e-6, 1e6  # micrometres
 
 
-class TiffSink(Sink):
+class TiffSink(FlatSink):
     """An uncompressed little-endian TIFF, one page a plane in one strip each, the pages' voxels end to end.
-
-    The file is made at its full length, with holes that read as 0. A block is then put at its offsets with positioned
-    writes, which share neither a file position nor a lock: threads write at once, in any order.
 
     Voxel sizes are written as ImageJ does (``spacing`` and ``unit`` in the description, the resolution tags for y and
     x): ImageJ, Fiji, Bio-Formats and tifffile read this back, while ImageJ's own reader does not look at OME-XML.
     """
 
-    _descriptor: int
+    @property
+    def _stored(self) -> np.dtype[Any]:
+        return self.dtype.newbyteorder("<")
 
-    def _create(self, block_shape: Shape, voxel_size: VoxelSize | None) -> None:  # noqa: ARG002
+    def _create(self, at: Path) -> None:
         if self.dtype.name not in DTYPES:
             raise OutputError(
                 f"{self.path}: {self.dtype.name} voxels are not written as TIFF, only {', '.join(DTYPES)}; "
@@ -43,39 +41,23 @@ class TiffSink(Sink):
         if 0 in self.shape:
             raise OutputError(f"{self.path}: a volume of {self.shape} has no voxels, and TIFF no empty pages")
         self._check_room(file_bytes(self.shape, self.dtype))
-        self._begin = reserve(self._partial, self.shape, self.dtype, _calibration(self.shape[0], voxel_size))
-        self._descriptor = os.open(self._partial, os.O_WRONLY)
+        self._begin = reserve(at, self.shape, self.dtype, _calibration(self.shape[0], self._voxel_size))
 
-    def _write(self, region: Region, array: NDArray[Any]) -> None:
-        planes, rows, columns = region
-        _, height, width = self.shape
-        stored = np.ascontiguousarray(array, self.dtype.newbyteorder("<"))
-        whole_rows = columns == slice(0, width)
-        if whole_rows and rows == slice(0, height):
-            self._put(planes.start, 0, 0, stored)
-            return
-        for z, plane in zip(range(planes.start, planes.stop), stored, strict=True):
-            if whole_rows:
-                self._put(z, rows.start, 0, plane)
-                continue
-            for y, row in zip(range(rows.start, rows.stop), plane, strict=True):
-                self._put(z, y, columns.start, row)
-
-    def _put(self, z: int, y: int, x: int, voxels: NDArray[Any]) -> None:
-        """Write voxels that lie end to end in the file, from one on."""
-        _, height, width = self.shape
-        place = self._begin + ((z * height + y) * width + x) * self.dtype.itemsize
-        rest = voxels.reshape(-1).view(np.uint8).data
-        while rest:  # one call moves 2 GiB at most
-            moved = os.pwrite(self._descriptor, rest, place)
-            rest, place = rest[moved:], place + moved
-
-    def _read(self, region: Region) -> NDArray[Any]:
-        stored = self.dtype.newbyteorder("<")
-        return np.array(np.memmap(self._partial, stored, "r", self._begin, self.shape)[region], self.dtype)
-
-    def _finish(self) -> None:
-        os.close(self._descriptor)
+    def _reopen(self) -> None:
+        tags = _calibration(self.shape[0], self._voxel_size)
+        try:
+            with tifffile.TiffFile(self._partial, is_ome=False) as tif:
+                page = tif.pages.first
+                shape, dtype = (len(tif.pages), *page.shape), page.dtype
+                resolution = tuple(page.tags.valueof(name) for name in ("XResolution", "YResolution"))
+                said, (self._begin, *strips), size = page.description, page.dataoffsets, tif.filehandle.size
+        except Exception as error:
+            raise self._unlike(f"is no TIFF file that can be read ({one_line(error)})") from error
+        if (shape, dtype) != (self.shape, self.dtype) or strips or size < self._begin + self._bytes:
+            raise self._unlike(f"holds {shape_text(shape)} {dtype}, not {shape_text(self.shape)} {self.dtype}")
+        if said.strip() != tags.get("description", "").strip() or (tags and resolution != tags["resolution"]):
+            raise self._unlike("has another voxel size")
+        self._check_rest()
 
 
 def file_bytes(shape: Shape, dtype: np.dtype[Any]) -> int:
@@ -122,7 +104,7 @@ def _calibration(planes: int, voxel_size: VoxelSize | None) -> dict[str, Any]:
     """Description and resolution tags that give a voxel size as ImageJ does; nothing where the tags cannot hold it."""
     if voxel_size is None or not all(_SHORTEST <= edge <= _LONGEST for edge in voxel_size):
         return {}
-    z, y, x = voxel_size
+    z, y, x = (float(edge) for edge in voxel_size)
     return {
         "description": f"ImageJ=1.11a\nimages={planes}\nslices={planes}\nunit=micron\nspacing={z!r}\nloop=false\n",
         "resolution": (_per_micrometre(x), _per_micrometre(y)),

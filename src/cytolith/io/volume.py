@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize, region_shape
 from cytolith.errors import VolumeError
+from cytolith.io.stamps import Stamps
 from cytolith.io.zarr_stores import inside_store
 
 SUPPORTED_DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -65,7 +66,9 @@ class Volume(ABC):
     Notes
     -----
     `read` may be called from several threads at once. Volumes that are made from a path can be pickled: they carry
-    the path and what is known of the file, and open it again where they are read.
+    the path and what is known of the file, and open it again where they are read. A path that goes away (a network
+    share) is a VolumeError at the next read, caused by an OSError where there was one; when it is back, the same
+    volume reads on.
     """
 
     def __init__(
@@ -142,6 +145,21 @@ class Volume(ABC):
             Names the first file or plane that is missing, cut off or different, and the fix.
         """
 
+    def stamps(self) -> Stamps | None:
+        """What identifies the files behind the volume, each with the planes it holds; no voxel is read.
+
+        Returns
+        -------
+        Stamps or None
+            None for arrays in memory. For zarr it is the metadata of the array that stands for all its planes.
+
+        Raises
+        ------
+        VolumeError
+            Names a file that is gone.
+        """
+        return None
+
     def describe(self) -> dict[str, object]:
         """Plain values for a listing: what the source is, how it is stored and what can be chosen in it."""
         return {
@@ -161,6 +179,12 @@ class Volume(ABC):
 
     def close(self) -> None:  # noqa: B027 (most sources hold nothing open between reads)
         """Let go of open files; reading opens them again."""
+
+    def __copy__(self) -> Self:
+        # not by way of the pickle, which leaves out what another process finds again
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
     def __enter__(self) -> Self:
         return self

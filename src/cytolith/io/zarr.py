@@ -16,6 +16,7 @@ from zarr.buffer.cpu import NDBuffer
 from cytolith.axes import Region, VoxelSize
 from cytolith.errors import VolumeError
 from cytolith.io.arrays import check_three_axes
+from cytolith.io.stamps import Stamps, stamp_files
 from cytolith.io.volume import (
     UNKNOWN_VOXEL_SIZE,
     PartialVoxelSize,
@@ -28,7 +29,7 @@ from cytolith.io.volume import (
     shape_text,
 )
 from cytolith.io.voxel_sizes import ome_zarr_voxel_size
-from cytolith.io.zarr_stores import is_node
+from cytolith.io.zarr_stores import array_metadata, is_node
 
 _CHUNKS_IN_FLIGHT = 4
 _DEFAULT_AXES = ({"name": "t"}, {"name": "c"}, {"name": "z"}, {"name": "y"}, {"name": "x"})  # OME-Zarr before 0.3
@@ -188,6 +189,7 @@ class ZarrVolume(Volume):
         selection.index("channel", counts["c"], name)
         selection.index("timepoint", counts["t"], name)
         self._array_path = found.path
+        self._metadata = array_metadata(found.path)
         self._array: zarr.Array[Any] | None = array
         format_ = f"OME-Zarr {found.version}".strip() if found.axes else f"zarr {array.metadata.zarr_format}"
         super().__init__(
@@ -216,6 +218,10 @@ class ZarrVolume(Volume):
         if self._spatial(array.shape) != self.shape or read_dtype(array.dtype, self.name) != self.dtype:
             raise VolumeError(f"{self.name} has changed since it was opened; open it again")
 
+    def stamps(self) -> Stamps | None:
+        """The metadata file of the array, with all planes; see `Volume.stamps`."""
+        return None if self._metadata is None else stamp_files([(self._metadata, 0, self.shape[0])])
+
     def _open(self) -> zarr.Array[Any]:
         array = self._array
         if array is None:
@@ -239,12 +245,28 @@ class ZarrVolume(Volume):
             else:
                 np.copyto(target, np.asarray(array[box]), casting="unsafe")
         except Exception as error:
+            self._refuse_absence()
             raise VolumeError(
                 f"{self.name}: reading {region_text(region)} failed, a chunk is damaged ({one_line(error)})"
             ) from error
+        self._refuse_absence()
+
+    def _refuse_absence(self) -> None:
+        """Refuse what was read from a store that has gone away: chunks that are not there are read as fill values."""
+        if self._metadata is None:
+            return
+        try:
+            self._metadata.stat()
+        except OSError as error:
+            raise VolumeError(
+                f"{self.name} is no longer there ({self._metadata}: {error.strerror or error}); put it back and run "
+                "again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_array": None}
+        # absolute, as a worker may run in another folder
+        metadata = self._metadata and self._metadata.absolute()
+        return {**self.__dict__, "_array": None, "_array_path": self._array_path.absolute(), "_metadata": metadata}
 
 
 def _axis_names(found: _Found) -> list[str]:

@@ -1,0 +1,146 @@
+"""What a worker does with a block of a cells run."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cytolith.axes import Shape
+from cytolith.cells.block import BlockCells, cells_of_block
+from cytolith.cells.images import Image, Setting
+from cytolith.cells.reader import AheadReader, Reader, load_flat_field
+from cytolith.cells.results import BlockResult, Tally
+from cytolith.cells.saves import Saves
+from cytolith.cells.widen import settle
+from cytolith.engine.checkpoint import Checkpoints
+from cytolith.engine.grid import Block
+from cytolith.engine.workspace import Workspace
+from cytolith.errors import MemoryBudgetError
+from cytolith.kernels.components import MaskTooLargeError
+
+FLOOD_BYTES = 48
+"""Memory of the watershed for each voxel of the mask, at most."""
+MASK_SHARE = 0.2
+"""Share of voxels above the shape threshold that the plan has room for; from it on a run warns that the threshold lets
+nearly everything pass."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take beyond what the plan counts for each voxel."""
+
+    halo: Shape
+    """Voxels that blocks read around their cores, (z, y, x)."""
+    most_voxels: int
+    """Voxels of a region that is read at once."""
+    room: int
+    """Bytes left over."""
+
+    def mask_voxels(self, voxels: int) -> int:
+        """Voxels above the shape threshold that memory holds in a region of so many voxels."""
+        return self.room // FLOOD_BYTES + int(MASK_SHARE * voxels)
+
+
+class _Worker:
+    """What one worker keeps from block to block."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.workspace = Workspace()
+        self.reader = AheadReader(reader)
+
+
+class CellsTask:
+    """Cells of a block: read, computed, saved, settled, kept. Travels to other processes as paths and parameters."""
+
+    def __init__(
+        self, reader: Reader, setting: Setting, limits: Limits, saves: Saves, checkpoints: Checkpoints | None = None
+    ) -> None:
+        self._reader = reader
+        self._setting = setting
+        self._limits = limits
+        self._saves = saves
+        self._checkpoints = checkpoints
+        self._local = threading.local()
+
+    def __call__(self, block: Block, ahead: Block | None, given: Any) -> BlockResult | Tally:  # noqa: ARG002
+        """Result of a block, or only its tally when the result is kept on disk."""
+        worker = self._worker()
+        begin = time.perf_counter()
+        image, mask = worker.reader.take(block, ahead)
+        read = time.perf_counter() - begin
+        limit = self._limits.mask_voxels(image.size)
+        try:
+            cells = cells_of_block(image, block, self._setting, worker.workspace, mask=mask, mask_limit=limit)
+        except MaskTooLargeError as error:
+            raise self._mask_error(error, image.size) from None
+        cells.seconds["read"] = read
+        self._saves.write(block, cells)
+        begin = time.perf_counter()
+        planes = [block.read[0]]
+
+        def read_again(region: Block) -> tuple[Image, Image | None]:
+            planes.append(region.read[0])
+            return worker.reader.again(region)
+
+        cells = settle(
+            cells,
+            block,
+            self._setting,
+            worker.workspace,
+            read_again,
+            most_voxels=self._limits.most_voxels,
+            mask_limit=limit,
+            halo=self._limits.halo,
+            chunks=self._reader.volume.chunks,
+        )
+        cells.seconds["widening"] = time.perf_counter() - begin
+        result = _result(cells, (min(part.start for part in planes), max(part.stop for part in planes)))
+        if self._checkpoints is None:
+            return result
+        self._saves.flush(block)
+        self._checkpoints.save(block.index, *result.to_record())
+        return result.tally
+
+    def _mask_error(self, error: MaskTooLargeError, voxels: int) -> MemoryBudgetError:
+        assert self._setting.config.shape_detection is not None
+        threshold = self._setting.config.shape_detection.threshold
+        return MemoryBudgetError(
+            f"shape_detection.threshold {threshold.value if threshold else 'none'}: {error.voxels:,} of {voxels:,} "
+            "voxels of a block lie above it, more than the memory left holds: raise the threshold or give more --memory"
+        )
+
+    def _worker(self) -> _Worker:
+        worker: _Worker | None = getattr(self._local, "worker", None)
+        if worker is None:
+            worker = self._local.worker = _Worker(self._reader)
+        return worker
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a flat field is as large as a plane: it is made again from its file
+        setting = replace(self._setting, flat_field=None)
+        return self.__dict__ | {"_local": None, "_setting": setting}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._local = threading.local()
+        field = load_flat_field(self._setting.config, self._reader.volume)
+        self._setting = replace(self._setting, flat_field=field)
+
+
+def _result(cells: BlockCells, planes: tuple[int, int]) -> BlockResult:
+    """What is kept of the cells of a block: nothing as large as the block."""
+    z = cells.table["z"]
+    tally = Tally(
+        rows=len(z),
+        truncated=int(cells.table["truncated"].sum()),
+        widened=cells.widened,
+        mask_voxels=cells.mask_voxels,
+        brightest=cells.brightest,
+        first_z=float(z.min()) if len(z) else math.inf,
+        planes=planes,
+        seconds=cells.seconds,
+    )
+    return BlockResult(cells.table, cells.keys, cells.apart, tally)

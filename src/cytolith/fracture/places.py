@@ -1,0 +1,84 @@
+"""Where the passes of a run are at work, and the plan for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from cytolith.engine.executors import Pool, open_pool
+from cytolith.engine.machine import default_memory, default_workers
+from cytolith.errors import ConfigError
+from cytolith.fracture.plan import Cut, Needs, Places, SlabPlan, plan_slabs
+from cytolith.fracture.source import Source
+from cytolith.io.arrays import ArrayVolume
+
+
+@contextmanager
+def lend_pool(executor: str | Executor | Pool, workers: int | None) -> Iterator[Pool]:
+    """Pool for a run, closed after it; one that the caller has made is the caller's to close."""
+    if isinstance(executor, Pool):
+        yield executor
+        return
+    with open_pool(executor, default_workers() if workers is None else workers) as pool:
+        yield pool
+
+
+def plan_passes(
+    source: Source,
+    pool: Pool,
+    workers: int | None,
+    memory: int | None,
+    *,
+    needs: Needs,
+    multiple: int = 1,
+    planes: int | None = None,
+    cut: Cut | None = None,
+) -> SlabPlan:
+    """Blocks for passes over a source on a pool.
+
+    Parameters
+    ----------
+    workers
+        Blocks at work at once, at most; None: as many as the pool has.
+    memory
+        Bytes that the run may take; None: half of what the machine has.
+    needs
+        Memory besides that of the volume's own voxels: `voxel_bytes` are added to those.
+    multiple, planes, cut
+        As :func:`cytolith.fracture.plan.plan_slabs` takes them.
+
+    Raises
+    ------
+    ConfigError
+        Blocks run in other processes, and the volume is an array in memory, which they do not have.
+    """
+    volume = source.volume
+    if pool.travels and type(volume) is ArrayVolume:
+        raise ConfigError(
+            f"{volume.name}: an array in memory is not sent to other processes: give the path of a file, or "
+            'executor="threads"'
+        )
+    voxel_bytes = volume.dtype.itemsize + int(source.copies) + needs.voxel_bytes
+    return plan_slabs(
+        volume.shape,
+        Needs(voxel_bytes, needs.fixed_bytes, needs.result_bytes, needs.plane_bytes),
+        places_of(pool, workers, memory),
+        chunk_planes=volume.chunks[0] if volume.chunks else 1,
+        multiple=multiple,
+        planes=planes,
+        cut=cut,
+    )
+
+
+def places_of(pool: Pool, workers: int | None, memory: int | None) -> Places:
+    """What a pool has for the workers and the memory given."""
+    workers = pool.workers if workers is None else min(workers, pool.workers)
+    if pool.kind != "dask":
+        return Places(workers, default_memory() if memory is None else memory, processes=pool.travels)
+    limit: int | None = getattr(pool, "memory", None)
+    if getattr(pool, "local", False):  # its processes share the memory of this machine with this one
+        memory = (default_memory() if memory is None else memory) // (pool.machines + 1)
+    elif memory is None:
+        memory = default_memory() if limit is None else limit
+    return Places(workers, memory, machines=pool.machines)

@@ -1,0 +1,45 @@
+"""Promise 1: the table is a function of the volume and the parameters alone. Any cut and any workers, byte for byte."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cytolith.cells import block
+from cytolith.cells.pipeline import detect_cells
+from cytolith.testing.strategies import cell_volumes, chains, cores
+
+EXAMPLES = int(os.environ.get("CYTOLITH_EXAMPLES", "50"))
+"""Examples to draw; raise it for a long search."""
+MEMORY = 2**40
+"""More than any region needs: nothing may stay truncated."""
+
+
+def check(volume, chain, core, **where):
+    """The table of a run cut into blocks is that of the whole volume as one block."""
+    whole = detect_cells(volume, workers=1, block=volume.shape, memory=MEMORY, **chain)
+    assert not whole["truncated"].any()
+    table = detect_cells(volume, block=core, memory=MEMORY, **chain, **where)
+    assert list(table) == list(whole)
+    for name in whole:
+        assert table[name].dtype == whole[name].dtype, name
+        np.testing.assert_array_equal(table[name], whole[name], err_msg=name)
+        assert table[name].tobytes() == whole[name].tobytes(), name
+    return whole
+
+
+@st.composite
+def runs(draw):
+    volume = draw(cell_volumes())
+    return volume, draw(chains(volume.dtype)), draw(cores(volume.shape))
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(runs(), st.integers(1, 4), st.sampled_from([1, 2, 4, 16]))
+def test_blocks_and_workers_never_change_a_byte(run, workers, room):
+    with pytest.MonkeyPatch.context() as patch:
+        # with the usual room blocks of such volumes would see nearly all of them, and nothing would be read again
+        patch.setattr(block, "ROOM_VOXELS", room)
+        check(*run, workers=workers)
