@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,25 +164,143 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, code, mes
         if not line.startswith(("First run", "Note:")) and "Mvoxel in" not in line
     ]
     assert len(lines) == 1, done.stderr
-    assert sorted(tmp_path.iterdir()) == before
+    left = [path for path in sorted(tmp_path.iterdir()) if path not in before]
+    assert [path.name for path in left] == [".cytolith-fracture"] * (arguments == ["nan.tif"])  # it has finished blocks
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "last", "executor"),
+    [(signal.SIGINT, 130, "interrupted", "threads"), (signal.SIGTERM, 143, "terminated", "processes")],
 )
-def test_a_signal_leaves_nothing(tmp_path, number, code, last):
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((300, 500, 500)) < 0.3)
-    process = subprocess.Popen(
-        [*COMMAND, "fracture", "v.npy", "-o", "out", "-n", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+def test_a_signal_leaves_what_is_finished_and_the_same_command_goes_on(tmp_path, number, code, last, executor):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((600, 400, 500)) < 0.02)
+    command = ["fracture", "v.npy", "-n", "1", "--no-pictures", "--executor", executor, "--workers", "2"]
+    process = subprocess.Popen([*COMMAND, *command, "-o", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.cytolith*")) and time.monotonic() < end and process.poll() is None:
-        time.sleep(0.02)
+    while not list(tmp_path.glob("out/.cytolith-fracture/pass1/*.block")) and time.monotonic() < end:
+        time.sleep(0.005)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert errors.splitlines()[-1] == f"cytolith: {last}; nothing half-written is left"
-    assert not (tmp_path / "out").exists()
+    assert "what is finished is kept in out; the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".cytolith-fracture"]
+    other = call(*command, "-o", "out", "--threshold", "20", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "threshold is 20, the unfinished run there has none" in other.stderr
+    again = call(*command, "-o", "out", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Note: going on with the unfinished run in out." in again.stderr
+    whole = call(*command, "-o", "whole", "--resume", cwd=tmp_path)
+    assert "Note: there is no unfinished run in whole to go on with." in whole.stderr
+    assert_equal_results(tmp_path / "out", tmp_path / "whole")
+
+
+def assert_equal_results(ours, theirs):
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+    for path in ours.iterdir():
+        if path.name != "summary.json":
+            assert path.read_bytes() == (theirs / path.name).read_bytes(), path
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((600, 400, 500)) < 0.02)
+    command = [
+        "fracture",
+        "v.npy",
+        "-n",
+        "1",
+        "--no-pictures",
+        "--axis",
+        "z",
+        "--executor",
+        "processes",
+        "--workers",
+        "2",
+    ]
+    for folder in ("pass1", "pass2"):
+        process = subprocess.Popen([*COMMAND, *command, "-o", "out", "-q"], cwd=tmp_path)
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(f"out/.cytolith-fracture/{folder}/*.block")) and time.monotonic() < end:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    again = call(*command, "-o", "out", "-v", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "ended without letting go of the folder; its lock was taken over" in again.stderr
+    assert "going on with an unfinished run: " in again.stderr
+    call(*command[:-4], "-o", "whole", cwd=tmp_path)
+    assert_equal_results(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "v.tif", (np.random.default_rng(0).random((300, 100, 200)) < 0.03).astype(np.uint8), "minisblack"
+    )
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        (disk / "filler").write_bytes(bytes(1 << 20))
+        command = ["fracture", "v.tif", "-n", "1", "--no-pictures"]
+        done = call(*command, "-o", disk / "out", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"cytolith: {disk}/out/v-")
+        assert done.stderr.splitlines()[-1].endswith("cannot be written: the disk is full")
+        assert [path.name for path in (disk / "out").iterdir()] == [".cytolith-fracture"]
+        (disk / "filler").unlink()
+        again = call(*command, "-o", disk / "out", "-v", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert "going on with an unfinished run" in again.stderr
+        call(*command, "-o", "whole", cwd=tmp_path)
+        assert_equal_results(disk / "out", tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_a_bad_plane_is_named_the_others_are_done_and_the_rest_when_it_is_replaced(tmp_path):
+    (tmp_path / "planes").mkdir()
+    image = (np.random.default_rng(0).random((40, 60, 70)) < 0.05).astype(np.uint8)
+    paths = [tmp_path / "planes" / f"z{z:02d}.tif" for z in range(40)]
+    for path, plane in zip(paths, image, strict=True):
+        tifffile.imwrite(path, plane, photometric="minisblack", compression="zlib")
+    good = paths[20].read_bytes()
+    with tifffile.TiffFile(paths[20]) as tif:
+        begin = tif.pages.first.dataoffsets[0]
+    paths[20].write_bytes(good[:begin] + b"\x5a" * (len(good) - begin))
+    command = ["fracture", "planes", "-n", "1", "--no-pictures", "--workers", "2"]
+    for _ in range(2):
+        done = call(*command, "-o", "out", cwd=tmp_path)
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert re.search(r"cytolith: (1 of 8 blocks|the block) failed; planes 20 to 24: planes/z20\.tif", line), line
+        assert "Traceback" not in done.stderr
+    paths[20].write_bytes(good)
+    again = call(*command, "-o", "out", "-v", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on with an unfinished run: 7 of 8 blocks have been read, and results made of 0" in again.stderr
+    call(*command, "-o", "whole", cwd=tmp_path)
+    assert_equal_results(tmp_path / "out", tmp_path / "whole")
+
+
+def test_dask_and_its_options(rock, tmp_path):
+    for arguments, message in (
+        (["--dask", "local:2", "--executor", "threads", "--workers", "2"], "--workers and --dask"),
+        (["--executor", "gpu"], "--executor gpu"),
+    ):
+        done = call("fracture", rock / "fracture.tif", "-o", tmp_path / "out", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+    pytest.importorskip("distributed")
+    for folder, where in (("dask", ["--dask", "local:2"]), ("threads", [])):
+        done = call("fracture", rock / "fracture.tif", "-o", tmp_path / folder, "-n", "2", "--zarr", "-q", *where)
+        assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "threads").rglob("*"):
+        if path.is_file() and path.name != "summary.json":
+            assert (tmp_path / "dask" / path.relative_to(tmp_path / "threads")).read_bytes() == path.read_bytes()
 
 
 def test_text_that_nobody_reads_is_no_failure(rock, tmp_path):

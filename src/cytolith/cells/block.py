@@ -38,8 +38,10 @@ from cytolith.kernels.watershed import Shapes, grow_shapes
 Table: TypeAlias = dict[str, NDArray[Any]]
 
 ROOM_UM = 32.0
-"""Room for a cell around a core, in micrometres: a cell whose centre is in the core lies within, with what touches
-it."""
+"""Room for a cell around a core, in micrometres. It changes no row: who needs more is read again. On a phantom of
+13,000 cells a cubic millimetre, cut into cores of 64 x 256 x 256 voxels of 6 x 1.62 x 1.62 um, the blocks read 1.45,
+1.38, 1.32, 1.27 times the volume with 32, 24, 16, 12 um, and 0.03, 0.08, 0.26, 0.45 times again in 6, 21, 46, 76
+regions: time is the same with 32 and 24, more below, and single planes that are decoded again speak for 32."""
 ROOM_VOXELS = 16
 """The same when the voxel size is unknown."""
 
@@ -131,8 +133,8 @@ def block_halo(config: CellsConfig, voxel_size: VoxelSize | None) -> Shape:
 
 
 def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
-    """Memory of a block for each voxel that it reads: the source, an image a step, and what follows the thresholds."""
-    total = float(dtype.itemsize) + sum(d.itemsize for d in image_dtypes(config, dtype).values())
+    """Memory of a block for each voxel that it reads: the source and that of the next block, an image a step, and what follows the thresholds."""
+    total = 2.0 * dtype.itemsize + sum(d.itemsize for d in image_dtypes(config, dtype).values())
     if config.equalization is not None:
         total += 4.0  # sorted copies of the windows
         total += 2.0 if config.equalization.mask is not None else 0.0

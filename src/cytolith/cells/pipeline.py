@@ -28,7 +28,7 @@ from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.events import Listener
 from cytolith.engine.executors import Pool, open_pool
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
-from cytolith.engine.machine import default_memory, default_workers
+from cytolith.engine.machine import default_workers
 from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError
@@ -200,8 +200,7 @@ def prepare(
     if pool is None:
         pool = open_pool("threads", default_workers() if workers is None else workers)
     workers = pool.workers if workers is None else min(workers, pool.workers)
-    if memory is None:
-        memory = default_memory()
+    memory = pool.share(memory)
     volume.check()
     if pool.travels and volume.stamps() is None:
         raise ConfigError(

@@ -25,6 +25,7 @@ from cytolith.io.volume import Volume
 BLOCKS = "blocks"
 """Folder of the results of finished blocks, inside the run folder; it goes when the run is finished."""
 _STAMPS = "input.stamps"
+_CARRIED = ("noise", "closing", "failed")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,24 @@ class Earlier:
     """An unfinished run of the same input and parameters."""
 
     core: Shape
-    noise: float | None
-    closing: bool
-    """Whether all blocks were done and the results were being put in place."""
-    failed: tuple[tuple[int, int], ...]
-    """First plane, and the one after the last, that each block read that failed."""
+    carried: dict[str, Any]
+    """What its record says about the work done, for that of the run that goes on."""
+
+    @property
+    def noise(self) -> float | None:
+        """Noise of the volume; None when no threshold is a multiple of it, or it was not known yet."""
+        noise: float | None = self.carried.get("noise")
+        return noise
+
+    @property
+    def closing(self) -> bool:
+        """Whether all blocks were done and the results were being put in place."""
+        return bool(self.carried.get("closing"))
+
+    @property
+    def failed(self) -> list[tuple[int, int]]:
+        """First plane, and the one after the last, that each block read that failed."""
+        return [(first, last) for first, last in (each["planes"] for each in self.carried.get("failed", []))]
 
 
 def identity_of(volume: Volume, config: CellsConfig, selection: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,10 +82,8 @@ def find_earlier(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) 
     if record.get("identity") == identity:
         try:
             z, y, x = (int(extent) for extent in record["plan"]["core"])
-            failed = tuple(
-                (int(first), int(last)) for first, last in (each["planes"] for each in record.get("failed", []))
-            )
-            return Earlier((z, y, x), record.get("noise"), bool(record.get("closing")), failed)
+            carried: dict[str, Any] = {name: record[name] for name in _CARRIED if name in record}
+            return Earlier((z, y, x), carried)
         except (KeyError, TypeError, ValueError):
             pass
     elif not overwrite:
@@ -80,6 +92,16 @@ def find_earlier(folder: Path, identity: Mapping[str, Any], *, overwrite: bool) 
             "give what it was begun with to go on with it, another folder, or --overwrite to begin anew"
         )
     return None
+
+
+def is_finished(folder: Path, identity: Mapping[str, Any], *, unasked: bool) -> bool:
+    """Whether a folder holds the finished result of this run.
+
+    With `unasked`, only when the run ended before it had tidied up: to its user it is one that was killed.
+    """
+    record = read_run(folder)
+    same = record is not None and record.get("state") == "finished" and record.get("identity") == identity
+    return same and (unasked is False or (folder / BLOCKS).exists())
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,16 @@ from cytolith.cells.config import CellsConfig
 from cytolith.cells.pipeline import CellsResult, Prepared, compute, prepare, summarize, with_thresholds
 from cytolith.cells.resolve import with_defaults
 from cytolith.cells.results import Results
-from cytolith.cells.resume import Earlier, Progress, find_earlier, identity_of, open_progress, read_run
+from cytolith.cells.resume import (
+    BLOCKS,
+    Earlier,
+    Progress,
+    find_earlier,
+    identity_of,
+    is_finished,
+    open_progress,
+    read_run,
+)
 from cytolith.cells.saves import Saves
 from cytolith.engine.events import Event, Failed, Listener, Retried
 from cytolith.engine.executors import Pool, open_pool
@@ -153,8 +163,9 @@ def run_cells(
         complete = with_defaults(config, volume.voxel_size)
         text = to_toml(complete, {"input": str(source), "voxel_size": volume.voxel_size, **options})
         identity = identity_of(volume, complete, options)
-        record = read_run(output)
-        if resume and record is not None and record.get("state") == "finished" and record.get("identity") == identity:
+        if not overwrite and is_finished(output, identity, unasked=not resume):
+            record = read_run(output) or {}
+            shutil.rmtree(output / BLOCKS, ignore_errors=True)
             return RunReport(int(record["cells"]), 0.0, 0, list(record["hints"]), already=True)
         earlier = find_earlier(output, identity, overwrite=overwrite)
         prepared = _prepare(volume, config, pool, memory, block, earlier)
@@ -172,7 +183,10 @@ def run_cells(
         if run.progress.finished:
             done = f"{len(run.progress.finished)} of {len(prepared.plan.blocks)} blocks are done"
             notes([f"going on with the run in {output}: {done}"])
-        return run.go(text)
+        report = run.go(text)
+    # the very last: while it is there, whoever is killed and runs again is told that all is done
+    shutil.rmtree(output / BLOCKS, ignore_errors=True)
+    return report
 
 
 def _prepare(
@@ -235,6 +249,7 @@ class _Run:
                 "voxels_read": plan.voxels_read,
             },
             "identity": identity,
+            **({} if earlier is None else earlier.carried),
         }
 
     def go(self, config_text: str) -> RunReport:
@@ -247,20 +262,22 @@ class _Run:
             log.info("%d of %d blocks are done already", len(self.progress.finished), len(self._prepared.plan.blocks))
             self._write()
             result = self._work(config_text)
+            for name in ("closing", "failed"):
+                record.pop(name, None)
             record |= {"state": "finished", **_outcome(result)}
-            record.pop("closing", None)
             for hint in result.hints:
                 log.warning(hint)
             log.info("%d cells in %.1f s", result.tally.rows, result.seconds["run"])
             self._end()
-            self.progress.checkpoints.remove()
             todo = (block for block in self._prepared.plan.blocks if block.index not in self.progress.finished)
             voxels = sum(math.prod(region_shape(block.core)) for block in todo)
             return RunReport(result.tally.rows, result.seconds["run"], voxels, result.hints)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             record["state"] = "interrupted"
             log.warning("interrupted")
             self._end()
+            if self._has_results():
+                interrupt.add_note("the same command goes on from here")
             raise
         except BlocksFailedError as error:
             failed = RunFailedError(error, len(self._prepared.plan.blocks), self._output)
@@ -280,7 +297,7 @@ class _Run:
     def _work(self, config_text: str) -> CellsResult:
         earlier, plan = self._earlier, self._prepared.plan
         prepared, noise = with_thresholds(self._prepared)
-        if earlier is not None and noise != earlier.noise:
+        if earlier is not None and earlier.noise is not None and noise != earlier.noise:
             raise OutputError(
                 f"{self._output}: the noise of the volume is {noise}, and was {earlier.noise} when the unfinished run "
                 "began: its planes have changed; --overwrite begins anew"

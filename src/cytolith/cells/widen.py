@@ -39,11 +39,9 @@ READ_ALL = 0.5
 READ_AGAIN = 2.0
 """Where memory does not hold the volume at once, all reading again together takes at most this many times what the
 blocks read; what would cost more stays truncated. Only a threshold that nearly everything passes gets there."""
-import os
-PART = int(os.environ.get("PART", "4"))
 _DECODE = 0.4
 """Cost of decoding a voxel of a storage chunk against computing on one that is read."""
-_BEGIN = int(os.environ.get("BEGIN", "30000"))
+_BEGIN = 100_000
 """Cost of reading one region whatever its size, in voxels computed on."""
 _STEPS = 16
 """A region too large for memory is tried at so many sizes, the largest that fits is taken, and it is the last."""
@@ -149,7 +147,7 @@ class _Targets:
     wanted: Boxes
     """The region to read around it; before the first round one that holds nothing."""
     room: NDArray[np.int64]
-    """Room on all sides, as a multiple of that of a block."""
+    """Room on all sides, as a multiple of half of that of a block."""
     limit: NDArray[np.int64]
     """Voxels that a region with it may have."""
     last: NDArray[np.bool_]
@@ -195,6 +193,7 @@ class _Rounds:
         self._shape = np.array(setting.shape)
         self._all = np.array([0, 0, 0, *setting.shape], np.int64)
         self._reach = np.array(clear_reach(setting.config))
+        # half of a block's room is enough for most, whose neighbours are seen in full then
         self._room = np.full(3, ROOM_VOXELS) if halo is None else np.maximum(np.array(halo) - self._reach, 1)
         self._budget = budget
         self._chunks = np.array(chunks or (1, 1, 1))
@@ -243,25 +242,13 @@ class _Rounds:
         while todo.size:
             part = targets.take(todo)
             length = part.extents[:, 3:] - part.extents[:, :3]
-            around = self._reach + -(-self._room * part.room[:, None] // PART)
+            around = self._reach + -(-self._room * part.room[:, None] // 2)
             regions = part.wanted.copy()
             regions[:, :3] = np.minimum(regions[:, :3], part.extents[:, :3] - around - part.touched[:, :3] * length)
             regions[:, 3:] = np.maximum(regions[:, 3:], part.extents[:, 3:] + around + part.touched[:, 3:] * length)
-            if self._round == 1 and os.environ.get("NEAR"):
-                self._reach_over_nearest_face(part, regions)
             targets.wanted[todo] = regions = self._clipped(regions)
             todo = todo[_inside(regions, part.seen) & ~_inside(self._all[None], part.seen)]
             targets.room[todo] *= 2
-
-    def _reach_over_nearest_face(self, targets: _Targets, regions: Boxes) -> None:
-        """Extend regions that would show nothing new beyond the nearest face of what was seen: from there it comes."""
-        sign = np.repeat([1, -1], 3)
-        gap = sign * (targets.extents - targets.seen)
-        gap[targets.seen == self._all] = np.iinfo(np.int64).max  # a face of the volume
-        face = np.argmin(gap, axis=1)
-        at = np.flatnonzero(_inside(self._clipped(regions), targets.seen))
-        room = np.tile(-(-self._room // PART), 2)
-        regions[at, face[at]] = (targets.seen - sign * room)[at, face[at]]
 
     def _shrink(self, targets: _Targets, large: NDArray[np.int64], fits: NDArray[np.bool_]) -> None:
         """Shrink regions that memory does not hold to the largest that it does, if that is more than was seen."""

@@ -59,9 +59,9 @@ def main(tokens: list[str] | None = None) -> None:
     except CytolithError as error:
         code = _fail(str(error), 1)
     except _TerminatedError as error:
-        code = _fail("terminated; nothing half-written is left", 128 + error.number)
-    except KeyboardInterrupt:
-        code = _fail("interrupted; nothing half-written is left", 130)
+        code = _fail(f"terminated; {_left(error)}", 128 + error.number)
+    except KeyboardInterrupt as error:
+        code = _fail(f"interrupted; {_left(error)}", 130)
     except BrokenPipeError:  # the reader of our text has gone; the results are in place
         code = 0
     except MemoryError:
@@ -76,6 +76,11 @@ def _fail(message: str, code: int) -> int:
     message = re.sub(r"\b(channel|timepoint|level|dataset)=", r"--\1 ", message)
     print(f"cytolith: {message}", file=sys.stderr)
     return code
+
+
+def _left(interrupt: KeyboardInterrupt) -> str:
+    """What an interrupted command has left; one that can go on has noted that."""
+    return next(iter(getattr(interrupt, "__notes__", [])), "nothing half-written is left")
 
 
 def _os_error(error: OSError) -> str:

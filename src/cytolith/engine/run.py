@@ -9,7 +9,7 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -300,10 +300,14 @@ class _Loop(Generic[R]):
                 )
             )
         slot.restart()
-        lost = LostWorkerError(
-            f"the worker of {planes_text(block.read)} was lost ({type(error).__name__}): was it killed for its memory? "
-            "Give less --memory or fewer workers"
-        )
+        where = planes_text(block.read)
+        if isinstance(error, CancelledError):  # a cluster forgets all that was sent when its scheduler is lost
+            lost = LostWorkerError(f"the cluster has given up {where}; is its scheduler still there?")
+        else:
+            lost = LostWorkerError(
+                f"the worker of {where} was lost ({type(error).__name__}): was it killed for its memory? Give less "
+                "--memory or fewer workers"
+            )
         return Failure(lost, transient=True, details=text)
 
     def _handle(self, block: Block, failure: Failure) -> None:

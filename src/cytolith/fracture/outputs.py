@@ -197,7 +197,6 @@ class Outputs:
                 if os.path.lexists(path):
                     path.rename(old)
                 new.rename(path)
-            self._journal.unlink()
             self._committed = True
         except BaseException as error:
             self._take_back()
@@ -255,6 +254,7 @@ class Outputs:
         for sink in self._sinks:
             with suppress(OSError):  # what went wrong before is what counts
                 sink.discard()
+        self._journal.unlink(missing_ok=True)  # from here on nothing is taken back, and no run goes on
         forget(self.scratch)
         for parent in self._parents():
             remove(self._scratch_of(parent))

@@ -126,7 +126,10 @@ def begin_run(prepared: Prepared) -> Kept | None:
         raise OutputError(f"{outputs.folder}: another run has written there meanwhile; run again")
     if prepared.identity is None or prepared.stamps is None:
         return None
-    stacks = unfinished is not None and outputs.go_on() and bool(unfinished.boot) and unfinished.boot == boot()
+    stacks = False
+    if unfinished is not None:
+        alive = bool(unfinished.boot) and unfinished.boot == boot()
+        stacks = outputs.go_on() and (alive or not outputs.stacks)
     begin(outputs.scratch, prepared.identity, cut, prepared.stamps)
     outputs.resumable = True
     return open_kept(outputs.scratch, prepared.identity, cut, prepared.slabs.plan.blocks, stacks_are_there=stacks)

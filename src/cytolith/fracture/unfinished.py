@@ -102,8 +102,10 @@ def refuse_other(unfinished: Unfinished, identity: Mapping[str, Any] | None, fol
 
 def _text(value: Any) -> str:
     if value is None:
-        return "not given"
-    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return "none"
+    if isinstance(value, list):
+        return " x ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def refuse_changed(scratch: Path, unfinished: Unfinished, now: Stamps) -> None:

@@ -1,0 +1,174 @@
+"""Nothing is lost: a run that is killed, interrupted or stopped by a full disk goes on, and its files are those of an
+undisturbed run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from cytolith.testing.phantoms import cells_phantom
+
+KILLS = 30
+ATTEMPTS = 6 * KILLS
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    path = tmp_path_factory.mktemp("volume") / "v.npy"
+    np.save(path, np.tile(cells_phantom((45, 150, 160), seed=8)[0], (1, 2, 2)))
+    return path
+
+
+def command(volume, folder, *more):
+    return [
+        sys.executable, "-m", "cytolith", "cells", str(volume), "-o", str(folder / "out"), "--block", "12,75,80",
+        "--voxel-size", "6,1.62,1.62", "--smoothing.save", str(folder / "smoothing.zarr"),
+        "--shape-detection.save", str(folder / "labels.npy"), "--workers", "2", "-q", *more,
+    ]  # fmt: skip
+
+
+def results(folder):
+    """All that a run leaves, voxels of saved volumes included."""
+    return [
+        (folder / "out" / "cells.parquet").read_bytes(),
+        (folder / "out" / "cells.csv").read_bytes(),
+        (folder / "labels.npy").read_bytes(),
+        zarr.open_array(folder / "smoothing.zarr" / "0", mode="r")[:].tobytes(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(volume, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    begin = time.monotonic()
+    subprocess.run(command(volume, folder), check=True, timeout=120)
+    return results(folder), time.monotonic() - begin
+
+
+def test_a_run_survives_kills_at_random_moments(volume, undisturbed, tmp_path):
+    whole, seconds = undisturbed
+    chance = random.Random(4)
+    kills = runs = 0
+    gone_on = set()
+    for _ in range(ATTEMPTS):
+        folder = tmp_path / str(runs)
+        folder.mkdir(exist_ok=True)
+        before = len(list((folder / "out" / "blocks").glob("*.block")))
+        with (tmp_path / "errors").open("w") as errors:
+            process = subprocess.Popen(command(volume, folder), stderr=errors)
+        try:
+            # where the interpreter starts nothing can go wrong
+            process.wait(chance.uniform(0.3, 1.1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            gone_on.add(before)
+        else:
+            assert process.returncode == 0, (tmp_path / "errors").read_text()
+            assert results(folder) == whole
+            assert not (folder / "out" / "blocks").exists()
+            assert not list(folder.glob("*.partial*"))
+            runs += 1
+            if kills >= KILLS:
+                break
+    assert kills >= KILLS, (kills, runs)
+    assert runs
+    assert len(gone_on) > 3, "kills fell where nothing was done yet"
+
+
+def test_ctrl_c_and_the_same_command_again(volume, undisturbed, tmp_path):
+    for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(command(volume, tmp_path), stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        begun = len(list(tmp_path.glob("out/blocks/*.block")))
+        while len(list(tmp_path.glob("out/blocks/*.block"))) < begun + 6 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(sent)
+        _, text = process.communicate(timeout=30)
+        assert process.returncode == code, text
+        assert "the same command goes on" in text
+        assert "Traceback" not in text
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "interrupted"
+    subprocess.run(command(volume, tmp_path), check=True, timeout=120)
+    assert results(tmp_path) == undisturbed[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_full_disk_and_more_room_later(volume, tmp_path, small_disk):
+    def run():
+        more = ["--smoothing.save", str(small_disk / "s.zarr"), "--block", "12,75,80", "--workers", "2", "-q"]
+        arguments = ["cells", str(volume), "-o", str(small_disk / "out"), *more]
+        return subprocess.run(
+            [sys.executable, "-m", "cytolith", *arguments], check=False, capture_output=True, text=True, timeout=120
+        )
+
+    subprocess.run(
+        [sys.executable, "-m", "cytolith", "cells", str(volume), "-o", str(tmp_path / "out"), "-q"], check=True
+    )
+    done = run()
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((small_disk / "out").glob("cells.*"))
+    finished = len(list((small_disk / "out" / "blocks").glob("*.block")))
+    assert finished > 1
+    assert run().returncode == 1  # still full
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert f"{finished} of" in (small_disk / "out" / "run.log").read_text()
+    for name in ("cells.parquet", "cells.csv"):
+        assert (small_disk / "out" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert (zarr.open_array(small_disk / "s.zarr" / "0", mode="r")[:] != 0).any(axis=(1, 2)).all()
+
+
+def test_a_share_that_goes_away_and_comes_back(tmp_path):
+    """A folder of planes that is not there for a while: blocks wait for it."""
+    source = tmp_path / "share" / "planes"
+    source.mkdir(parents=True)
+    image = cells_phantom((30, 90, 100), seed=2)[0]
+    for z, plane in enumerate(image):
+        tifffile.imwrite(source / f"z{z:02d}.tif", plane)
+    code = f"""
+import pathlib, threading, time
+from cytolith.cells.build import build_config
+from cytolith.cells.run import run_cells
+from cytolith.engine.events import BlockDone, Retried
+share, away = pathlib.Path({str(tmp_path)!r}, "share"), pathlib.Path({str(tmp_path)!r}, "away")
+retried = []
+def listen(event):
+    if isinstance(event, BlockDone) and not retried and not away.exists():
+        share.rename(away)
+        threading.Timer(1.0, away.rename, [share]).start()
+    if isinstance(event, Retried):
+        retried.append(event.message)
+run_cells({str(source)!r}, pathlib.Path({str(tmp_path)!r}, "out"), build_config(), block=(5, 90, 100), workers=1,
+          listener=listen)
+assert retried, "nothing went wrong"
+assert "z" in retried[0] and ".tif" in retried[0], retried
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    np.save(tmp_path / "v.npy", image)
+    whole = [sys.executable, "-m", "cytolith", "cells", str(tmp_path / "v.npy"), "-o", str(tmp_path / "whole"), "-q"]
+    subprocess.run(whole, check=True)
+    for name in ("cells.parquet", "cells.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
