@@ -52,7 +52,7 @@ def test_commands_give_the_same_table_wherever_blocks_run(folder):
             )
             stack.callback(process.wait)
             stack.callback(_kill, process.pid)
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while not (folder / "scheduler.json").exists():
                 assert time.monotonic() < end
                 time.sleep(0.05)
@@ -64,7 +64,7 @@ def test_commands_give_the_same_table_wherever_blocks_run(folder):
                 env=ENVIRONMENT,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=400,
                 check=False,
             )
             assert done.returncode == 0, done.stderr

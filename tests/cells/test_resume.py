@@ -11,7 +11,8 @@ import pytest
 import tifffile
 
 from cytolith.cells.build import build_config
-from cytolith.cells.run import RunFailedError, run_cells
+from cytolith.cells.failures import RunFailedError
+from cytolith.cells.run import run_cells
 from cytolith.engine.events import BlockDone, BlockStarted
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.testing.phantoms import cells_phantom

@@ -161,40 +161,38 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, code, mes
     lines = [
         line
         for line in done.stderr.splitlines()
-        if not line.startswith(("First run", "Note:")) and "Mvoxel in" not in line
+        if not line.startswith(("First run", "Note:", "Block ", "clusters ")) and "Mvoxel in" not in line
     ]
     assert len(lines) == 1, done.stderr
     left = [path for path in sorted(tmp_path.iterdir()) if path not in before]
     assert [path.name for path in left] == [".cytolith-fracture"] * (arguments == ["nan.tif"])  # it has finished blocks
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "last", "executor"),
-    [(signal.SIGINT, 130, "interrupted", "threads"), (signal.SIGTERM, 143, "terminated", "processes")],
-)
-def test_a_signal_leaves_what_is_finished_and_the_same_command_goes_on(tmp_path, number, code, last, executor):
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((600, 400, 500)) < 0.02)
-    command = ["fracture", "v.npy", "-n", "1", "--no-pictures", "--executor", executor, "--workers", "2"]
-    process = subprocess.Popen([*COMMAND, *command, "-o", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+KEEP_ONE = ["fracture", "v.npy", "-n", "1", "--no-pictures", "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def long_rock(tmp_path_factory):
+    """A volume that takes a while, and what an undisturbed run makes of it."""
+    folder = tmp_path_factory.mktemp("long")
+    mask = np.zeros((1200, 300, 300), np.uint8)
+    mask[:, 140:150] = 1
+    mask[::3, 100, ::7] = 1
+    mask[5:20, :, 30:60] = 0
+    np.save(folder / "v.npy", mask)
+    done = call(*KEEP_ONE, "-o", "whole", "--resume", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Note: there is no unfinished run in whole to go on with." in done.stderr
+    return folder
+
+
+def start_and_wait(arguments, cwd, found):
+    """A run, as soon as it has left such a file."""
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=cwd, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.cytolith-fracture/pass1/*.block")) and time.monotonic() < end:
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert errors.splitlines()[-1] == f"cytolith: {last}; nothing half-written is left"
-    assert "what is finished is kept in out; the same command goes on from there" in errors
-    assert "Traceback" not in errors
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".cytolith-fracture"]
-    other = call(*command, "-o", "out", "--threshold", "20", cwd=tmp_path)
-    assert other.returncode == 1
-    assert "threshold is 20, the unfinished run there has none" in other.stderr
-    again = call(*command, "-o", "out", "--resume", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "Note: going on with the unfinished run in out." in again.stderr
-    whole = call(*command, "-o", "whole", "--resume", cwd=tmp_path)
-    assert "Note: there is no unfinished run in whole to go on with." in whole.stderr
-    assert_equal_results(tmp_path / "out", tmp_path / "whole")
+    while not list(cwd.glob(found)) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.002)
+    return process
 
 
 def assert_equal_results(ours, theirs):
@@ -204,51 +202,62 @@ def assert_equal_results(ours, theirs):
             assert path.read_bytes() == (theirs / path.name).read_bytes(), path
 
 
-def test_a_run_that_is_killed_goes_on(tmp_path):
-    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((600, 400, 500)) < 0.02)
-    command = [
-        "fracture",
-        "v.npy",
-        "-n",
-        "1",
-        "--no-pictures",
-        "--axis",
-        "z",
-        "--executor",
-        "processes",
-        "--workers",
-        "2",
-    ]
+@pytest.mark.parametrize(
+    ("number", "code", "last", "executor"),
+    [(signal.SIGINT, 130, "interrupted", "threads"), (signal.SIGTERM, 143, "terminated", "processes")],
+)
+def test_a_signal_leaves_what_is_finished_and_the_same_command_goes_on(long_rock, number, code, last, executor):
+    command = [*KEEP_ONE, "--executor", executor, "-o", executor]
+    # not while kernels are loaded: an interrupt that meets a finaliser of a library is ignored by Python
+    process = start_and_wait(command, long_rock, f"{executor}/.cytolith-fracture/pass2/*.block")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert f"cytolith: {last}; nothing half-written is left" in errors
+    assert f"what is finished is kept in {executor}; the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in (long_rock / executor).iterdir()] == [".cytolith-fracture"]
+    other = call(*command, "--threshold", "20", cwd=long_rock)
+    assert other.returncode == 1
+    assert "threshold is 20, the unfinished run there has none" in other.stderr
+    again = call(*command, "--resume", cwd=long_rock)
+    assert again.returncode == 0, again.stderr
+    assert f"Note: going on with the unfinished run in {executor}." in again.stderr
+    assert_equal_results(long_rock / executor, long_rock / "whole")
+
+
+def test_a_run_that_is_killed_goes_on(long_rock):
     for folder in ("pass1", "pass2"):
-        process = subprocess.Popen([*COMMAND, *command, "-o", "out", "-q"], cwd=tmp_path)
-        end = time.monotonic() + 60
-        while not list(tmp_path.glob(f"out/.cytolith-fracture/{folder}/*.block")) and time.monotonic() < end:
-            time.sleep(0.005)
+        process = start_and_wait(
+            [*KEEP_ONE, "-o", "killed", "--executor", "processes"],
+            long_rock,
+            f"killed/.cytolith-fracture/{folder}/*.block",
+        )
         process.kill()
-        assert process.wait() == -signal.SIGKILL
-    again = call(*command, "-o", "out", "-v", cwd=tmp_path)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    again = call(*KEEP_ONE, "-o", "killed", "-v", cwd=long_rock)
     assert again.returncode == 0, again.stderr
     assert "ended without letting go of the folder; its lock was taken over" in again.stderr
-    assert "going on with an unfinished run: " in again.stderr
-    call(*command[:-4], "-o", "whole", cwd=tmp_path)
-    assert_equal_results(tmp_path / "out", tmp_path / "whole")
+    assert re.search(r"going on with an unfinished run: (\d+) of \1 blocks have been read", again.stderr), again.stderr
+    assert_equal_results(long_rock / "killed", long_rock / "whole")
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path):
-    tifffile.imwrite(
-        tmp_path / "v.tif", (np.random.default_rng(0).random((300, 100, 200)) < 0.03).astype(np.uint8), "minisblack"
-    )
+    mask = (np.random.default_rng(0).random((300, 100, 200)) < 0.001).astype(np.uint8)
+    mask[:, 40:50] = 1
+    tifffile.imwrite(tmp_path / "v.tif", mask, photometric="minisblack")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        (disk / "filler").write_bytes(bytes(1 << 20))
+        (disk / "filler").write_bytes(bytes(5 << 20))
         command = ["fracture", "v.tif", "-n", "1", "--no-pictures"]
         done = call(*command, "-o", disk / "out", cwd=tmp_path)
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(f"cytolith: {disk}/out/v-")
+        assert done.stderr.splitlines()[-1].startswith(f"cytolith: {disk}/out/")
         assert done.stderr.splitlines()[-1].endswith("cannot be written: the disk is full")
         assert [path.name for path in (disk / "out").iterdir()] == [".cytolith-fracture"]
         (disk / "filler").unlink()

@@ -22,6 +22,14 @@ from cytolith.fracture.maps import OffsetSettings
 from cytolith.fracture.pipeline import fracture_maps, run_fracture
 
 
+@pytest.fixture(autouse=True, scope="module")
+def thin_chunks():
+    """Chunks of zarr so thin that small volumes have several blocks of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "_CHUNK_PLANES", 2)
+        yield
+
+
 def files_of(folder):
     """Contents of all files; of the summary what does not tell how and where the run was done."""
     contents = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -44,9 +52,9 @@ def thread_through(shape, rng):
 
 
 @st.composite
-def rocks(draw):
+def rocks(draw, smallest=1):
     """Grey stacks of what makes trouble: nothing, everything, noise, a tube through all blocks, walls, combs."""
-    shape = draw(st.tuples(st.integers(1, 17), st.integers(1, 9), st.integers(1, 12)))
+    shape = draw(st.tuples(st.integers(smallest, 17), st.integers(1, 9), st.integers(1, 12)))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     kind = draw(st.sampled_from(["empty", "full", "noise", "tube", "tubes", "walls", "comb"]))
     image = np.zeros(shape, np.uint8)
@@ -136,10 +144,12 @@ class Crash(KeyboardInterrupt):
 
 @settings(max_examples=40)
 @given(
-    rocks(),
+    rocks(smallest=6),
     configs(),
-    st.integers(1, 5),
-    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4), st.sampled_from(["threads", "serial"])), max_size=4),
+    st.integers(2, 5),
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 4), st.sampled_from(["threads", "serial"])), min_size=1, max_size=4
+    ),
 )
 def test_any_interrupts_give_the_files_of_the_whole(tmp_path_factory, image, config, planes, crashes):
     folder = tmp_path_factory.mktemp("run")

@@ -31,8 +31,8 @@ def started(*arguments, **options):
         process.communicate()
 
 
-def until(condition, seconds=10.0):
-    """The value of a condition as soon as it is true."""
+def until(condition, seconds=30.0):
+    """The value of a condition as soon as it is true; the patience is that of a busy machine."""
     end = time.monotonic() + seconds
     while True:
         value = condition()

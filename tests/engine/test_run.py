@@ -5,13 +5,21 @@ import itertools
 import threading
 import time
 import weakref
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from engine_tasks import Flaky, Look, OurError, Raise, plan_of
 
 from cytolith.engine.events import BlockDone, BlockStarted, Failed, Finished, Planned, Retried, Stalled
-from cytolith.engine.executors import ExecutorPool, SerialPool, Slot, ThreadPool, open_pool
+from cytolith.engine.executors import (
+    ExecutorPool,
+    SerialExecutor,
+    SerialPool,
+    Slot,
+    ThreadPool,
+    open_pool,
+)
 from cytolith.engine.run import KEEP_GOING, BlocksFailedError, Policy, run_blocks
 from cytolith.engine.worker import WorkerError
 from cytolith.errors import ConfigError, OutputError, VolumeError
@@ -100,14 +108,34 @@ def test_workers_go_on_while_the_caller_looks_at_a_result():
         run.close()
 
 
+class Together(SerialPool):
+    """Slots whose blocks are all done at once, in this thread."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.workers = count
+        self.at_work = 0
+
+    def slots(self, count):
+        slots = super().slots(count)
+        for number, slot in enumerate(slots):
+            slot.submit = partial(self._submit, number)
+        return slots
+
+    def _submit(self, number, fn, *args):
+        self.at_work = number
+        return SerialExecutor().submit(fn, *args)
+
+
+class Big:
+    """A result whose end can be seen."""
+
+
 @pytest.mark.parametrize("in_order", [False, True])
 def test_a_result_that_was_taken_is_held_by_nobody(in_order):
-    class Big:
-        pass
-
     refs = []
-    with SerialPool() as pool:
-        for _block, result in run_blocks(lambda *_: Big(), plan_of(8, 1), pool, in_order=in_order):
+    with Together(3) as pool:
+        for _block, result in run_blocks(lambda *_: Big(), plan_of(8, 3), pool, in_order=in_order):
             gc.collect()
             assert all(ref() is None for ref in refs[:-1])
             refs.append(weakref.ref(result))
@@ -148,17 +176,15 @@ def test_the_slow_lane_is_relieved_to_its_last_block():
 
 
 def test_what_a_free_slot_has_read_ahead_is_taken_by_itself():
-    """Both slots become free at once and nothing is left but what each was promised."""
-    both = threading.Barrier(2)
-    ran = {}
+    """Both slots become free at once and nothing is left but what the second was promised."""
+    with Together(2) as pool:
+        ran = {}
 
-    def task(block, ahead, given):
-        ran.setdefault(threading.get_ident(), []).append((block.index, ahead and ahead.index))
-        both.wait(5)
+        def task(block, ahead, given):
+            ran.setdefault(pool.at_work, []).append(block.index)
 
-    with ThreadPool(2) as pool:
-        list(run_blocks(task, plan_of(4), pool))
-    assert sorted(ran.values()) == [[(0, 1), (1, None)], [(2, 3), (3, None)]]
+        list(run_blocks(task, plan_of(3), pool))
+    assert ran == {0: [0], 1: [1, 2]}
 
 
 def test_a_block_is_tried_as_often_as_the_policy_says():
@@ -248,6 +274,25 @@ def test_in_order_nothing_comes_after_a_block_that_failed():
         came.extend(block.index for block, _ in run_blocks(task, plan_of(30), pool, policy=policy, in_order=True))
     assert came == list(range(len(came)))
     assert len(came) <= 5
+
+
+def test_results_that_nobody_will_get_are_not_kept():
+    alive = weakref.WeakSet()
+    most = 0
+
+    def task(block, ahead, given):
+        nonlocal most
+        if block.index == 1:
+            raise OurError("bad")
+        gc.collect()
+        most = max(most, len(alive))
+        result = Big()
+        alive.add(result)
+        return result
+
+    with SerialPool() as pool, pytest.raises(BlocksFailedError):
+        list(run_blocks(task, plan_of(30, 1), pool, policy=Policy(1, finish_others=True), in_order=True))
+    assert most <= 3
 
 
 def test_a_run_in_which_every_block_fails_stops_early():
@@ -364,6 +409,15 @@ def test_a_lost_worker_is_told_by_its_planes_and_its_block_done_again(error, nam
     assert [e.message for e in events if isinstance(e, Retried)] == [
         f"the worker of plane 0 was lost ({name}): was it killed for its memory? Give less --memory or fewer workers"
     ]
+
+
+def test_blocks_that_a_cluster_forgets_are_done_again():
+    events = []
+    with ExecutorPool(Breaking([CancelledError()]), 1) as pool:
+        found = list(run_blocks(Look(), plan_of(3, 1), pool, policy=KEEP_GOING, listener=events.append))
+    assert sorted(indices(found)) == [0, 1, 2]
+    (message,) = [e.message for e in events if isinstance(e, Retried)]
+    assert message == "the cluster has given up plane 0; is its scheduler still there?"
 
 
 def test_what_cannot_travel_is_no_lost_worker():

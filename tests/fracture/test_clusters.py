@@ -208,7 +208,8 @@ def test_other_processes_give_the_same(tmp_path):
             keep_largest(tmp_path / "mask.npy", 2, executor=pool) > 0, np.isin(expected, (1, 2))
         )
         with pytest.raises(
-            ConfigError, match=r'numpy array: an array in memory .* give the path of a file, or executor="threads"'
+            ConfigError,
+            match=r'numpy array: an open array is not sent .* the path of a file, or executor="threads"',
         ):
             label_clusters(mask, executor=pool)
     with ThreadPoolExecutor(2) as executor:

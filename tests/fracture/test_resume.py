@@ -382,9 +382,26 @@ def test_killed_while_results_are_put_in_place(planes, tmp_path):
     assert int(done.stdout) == 6 + 12  # results; and results with those that they replace
 
 
+def test_a_run_at_work_is_no_unfinished_one(planes, tmp_path):
+    refused = []
+
+    def others(event):
+        if isinstance(event, BlockDone) and event.block.index == 3 and not refused:
+            for options in ({}, {"n": 2}, {"n": 2, "force": True}):
+                with pytest.raises(OutputError, match=r"another run \(process \d+ on .*\) writes here"):
+                    run(planes, tmp_path / "out", **options)
+                refused.append(options)
+
+    run(planes, tmp_path / "out", listener=others)
+    assert len(refused) == 3
+    run(planes, tmp_path / "whole")
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
 def test_the_record_says_what_the_run_is(planes, tmp_path):
     interrupt(planes, tmp_path / "out")
     record = json.loads((tmp_path / "out" / SCRATCH / "run.json").read_text())
     assert record["cut"]["block_planes"] == 4
     assert record["identity"]["input"] == str(planes)
     assert record["identity"]["shape"] == [20, 13, 17]
+    assert run(planes, tmp_path / "out", replace(CONFIG, n=np.int64(1))).todo["clusters"] == [2, 3, 4]

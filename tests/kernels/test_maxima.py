@@ -374,3 +374,15 @@ def test_a_plateau_that_a_wrong_rim_value_shortens_is_open():
     maxima = detect_maxima(block, shape=3, threshold=1, open_margins=(0, 0, 0, 0, 2, 0))
     assert maxima.open[maxima.values == 5].all()
     assert (maxima.values == 5).any()
+
+
+def test_an_extended_maximum_that_beyond_an_open_face_may_have_a_voxel_that_is_greatest_of_its_window_is_listed():
+    volume = np.zeros((1, 7, 60), np.uint16)
+    volume[0, 3, 10:50] = 60
+    volume[0, 3, [12, 47]] = 80
+    volume[0, 6, 12] = 100  # in the window of the first peak, but not connected
+    options = {"h_max": 30, "shape": (1, 7, 3), "threshold": 50}
+    assert detect_maxima(volume, **options).values.tolist() == [80, 100]
+    part = detect_maxima(volume[..., :30], **options, open_margins=(0, 0, 0, 0, 0, 1))
+    assert part.values.tolist() == [80, 100]
+    assert part.open.tolist() == [True, False]

@@ -186,6 +186,8 @@ def cells_of_block(
         More voxels than `mask_limit` lie above the shape threshold.
     """
     seconds: dict[str, float] = {}
+    if _is_empty(setting.config) and _is_flat(image):
+        return BlockCells(_empty_table(setting.config), np.empty(0, np.int64), NOTHING, {}, brightest=0.0)
     images = run_image_steps(image, block.read, setting, workspace, mask=mask, seconds=seconds)
     config, clock = setting.config, Clock(seconds)
     if config.maxima_detection is None:
@@ -392,12 +394,33 @@ def _seed_threshold(config: CellsConfig) -> float | None:
     """Least value of a maximum that can become a row.
 
     A local maximum that is not above the shape threshold is outside the mask, gets size 0 and is dropped in the end:
-    not looking for it saves most of the work when its own threshold is low. Not so with a height, where a maximum is a
-    region.
+    not looking for it saves most of the work when its own threshold is low, and the memory of a plateau where an image
+    is flat. Not so with a height, where a maximum is a region.
     """
     assert config.maxima_detection is not None
     own = config.maxima_detection.threshold
     shape = config.shape_detection.threshold if config.shape_detection is not None else None
     if config.maxima_detection.h_max is not None or shape is None:
         return None if own is None else own.value
-    return shape.value if own is None else max(own.value, shape.value)
+    # a maximum counts from its threshold on, a mask above its own
+    above = float(np.float32(shape.value))
+    if above <= shape.value:
+        above = float(np.nextafter(np.float32(above), np.float32(math.inf)))
+    return above if own is None else max(own.value, above)
+
+
+def _is_empty(config: CellsConfig) -> bool:
+    """Whether there is nothing in a block of one grey value: its background is all of it, and 0 is below thresholds."""
+    maxima, shapes = config.maxima_detection, config.shape_detection
+    if maxima is None or config.background_correction is None or any(getattr(step, "save", None) for _, step in config):
+        return False
+    if config.illumination_correction is not None or config.equalization is not None:
+        return False
+    peaks = maxima.threshold is not None and maxima.threshold.value > 0
+    return peaks or (shapes is not None and shapes.threshold is not None and shapes.threshold.value >= 0)
+
+
+def _is_flat(image: Image) -> bool:
+    """Whether all voxels have one value, found out plane by plane."""
+    first = image[0, 0, 0]
+    return all(bool((plane == first).all()) for plane in image)

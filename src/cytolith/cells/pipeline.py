@@ -216,8 +216,8 @@ def prepare(
         block_halo(resolved, volume.voxel_size),
         bytes_per_voxel(resolved, volume.dtype),
         PROCESS_BYTES,
-        bytes_worker=WORKER_BYTES if pool.travels and pool.kind == "processes" else 0,
-        bytes_least=_sample_bytes(setting, volume) if noise_scaled(resolved) else 0,
+        bytes_worker=volume.read_bytes + (WORKER_BYTES if pool.kind == "processes" else 0),
+        bytes_least=_sample_bytes(setting, volume) + volume.read_bytes if noise_scaled(resolved) else 0,
     )
     plan = plan_blocks(
         volume.shape,

@@ -10,7 +10,7 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cytolith.axes import Shape, VoxelSize, region_shape
 from cytolith.cells.block import with_micrometres
 from cytolith.cells.build import to_toml
 from cytolith.cells.config import CellsConfig
+from cytolith.cells.failures import RunFailedError, describe
 from cytolith.cells.pipeline import CellsResult, Prepared, compute, prepare, summarize, with_thresholds
 from cytolith.cells.resolve import with_defaults
 from cytolith.cells.results import Results
@@ -38,9 +39,8 @@ from cytolith.cells.resume import (
 from cytolith.cells.saves import Saves
 from cytolith.engine.events import Event, Failed, Listener, Retried
 from cytolith.engine.executors import Pool, open_pool
-from cytolith.engine.grid import Block
 from cytolith.engine.machine import default_workers
-from cytolith.engine.run import KEEP_GOING, BlocksFailedError, FailedBlock, planes_text
+from cytolith.engine.run import KEEP_GOING, BlocksFailedError, planes_text
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import write_text
 from cytolith.io.lock import FolderLock
@@ -50,38 +50,7 @@ from cytolith.io.volume import Volume, open_volume
 
 FILES = ("cells.parquet", "cells.csv", "config.toml", "run.json", "run.log")
 """What a run writes into its folder."""
-_LISTED = 10
-"""Reasons, and blocks of each, that the error lists; ``run.json`` has all."""
-
 log = logging.getLogger("cytolith")
-
-
-class RunFailedError(BlocksFailedError):
-    """Blocks of a run failed, and the others are kept; a line for each reason."""
-
-    def __init__(self, error: BlocksFailedError, total: int, output: Path) -> None:
-        super().__init__(error.failed, total)
-        lines = _reasons(self.failed)
-        more = [f"... and {len(lines) - _LISTED} more, see {output / 'run.json'}"] if len(lines) > _LISTED else []
-        head = (
-            f"{len(self.failed)} of {total} blocks failed; what the others found is kept in {output}: mend this and "
-            "give the same command again"
-        )
-        self.args = ("\n  ".join([head, *lines[:_LISTED], *more]),)
-
-
-def _reasons(failed: Sequence[FailedBlock]) -> list[str]:
-    """What went wrong, each with its blocks and the planes that they read."""
-    reasons: dict[str, list[Block]] = {}
-    for each in failed:
-        reasons.setdefault(each.failure.message, []).append(each.block)
-    lines = []
-    for message, blocks in reasons.items():
-        first, last = min(b.read[0].start for b in blocks), max(b.read[0].stop for b in blocks)
-        numbers = ", ".join(str(block.index) for block in blocks[:_LISTED]) + (", ..." if len(blocks) > _LISTED else "")
-        plural = "s" if len(blocks) > 1 else ""
-        lines.append(f"block{plural} {numbers}, {planes_text((slice(first, last), *blocks[0].read[1:]))}: {message}")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -281,7 +250,7 @@ class _Run:
             raise
         except BlocksFailedError as error:
             failed = RunFailedError(error, len(self._prepared.plan.blocks), self._output)
-            record |= {"state": "failed", "error": str(failed), "failed": [_described(each) for each in error.failed]}
+            record |= {"state": "failed", "error": str(failed), "failed": [describe(each) for each in error.failed]}
             for each in error.failed:
                 if each.failure.details:
                     log.error(each.failure.details)  # noqa: TRY400 - the traceback of a worker
@@ -441,16 +410,6 @@ def _now() -> str:
 def _versions() -> dict[str, str]:
     names = ("cytolith", "numpy", "numba", "scipy", "tifffile", "zarr", "pyarrow")
     return {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()}
-
-
-def _described(failed: FailedBlock) -> dict[str, Any]:
-    core, read = failed.block.core, failed.block.read
-    return {
-        "block": failed.block.index,
-        "core": [[part.start, part.stop] for part in core],
-        "planes": [read[0].start, read[0].stop],
-        "error": failed.failure.message,
-    }
 
 
 def _outcome(result: CellsResult) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cytolith.cells.images import Image, Setting
 from cytolith.cells.reader import AheadReader, Reader, load_flat_field
 from cytolith.cells.results import BlockResult, Tally
 from cytolith.cells.saves import Saves
-from cytolith.cells.widen import settle
+from cytolith.cells.widen import Whole, settle
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
@@ -50,6 +50,7 @@ class _Worker:
     def __init__(self, reader: Reader) -> None:
         self.workspace = Workspace()
         self.reader = AheadReader(reader)
+        self.whole = Whole()
 
 
 class CellsTask:
@@ -95,7 +96,10 @@ class CellsTask:
             mask_limit=limit,
             halo=self._limits.halo,
             chunks=self._reader.volume.chunks,
+            whole=worker.whole,
         )
+        if worker.whole.cells is not None:  # and this block may have rows from it
+            planes.append(slice(0, self._setting.shape[0]))
         cells.seconds["widening"] = time.perf_counter() - begin
         result = _result(cells, (min(part.start for part in planes), max(part.stop for part in planes)))
         if self._checkpoints is None:

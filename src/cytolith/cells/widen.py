@@ -50,6 +50,13 @@ Boxes: TypeAlias = NDArray[np.int64]
 """(n, 6): two half-open corners, (z, y, x) each."""
 
 
+@dataclass(eq=False)
+class Whole:
+    """Cells of the whole volume, when a block had to read all of it."""
+
+    cells: BlockCells | None = None
+
+
 def settle(
     cells: BlockCells,
     block: Block,
@@ -61,6 +68,7 @@ def settle(
     mask_limit: int | None = None,
     halo: Shape | None = None,
     chunks: Shape | None = None,
+    whole: Whole | None = None,
 ) -> BlockCells:
     """Rows of a block with all of them settled that memory allows: exactly those of the whole volume at once.
 
@@ -85,6 +93,9 @@ def settle(
         Voxels that blocks read around their cores, (z, y, x): the room that targets get at first.
     chunks
         What one decode of the storage gives, (z, y, x).
+    whole
+        Where the calling worker keeps the cells of the whole volume once it has read all of it, so that it does so
+        once. Not used when steps save.
 
     Returns
     -------
@@ -100,6 +111,9 @@ def settle(
     rounds = _Rounds(setting, halo, READ_AGAIN * math.prod(region_shape(block.read)), chunks)
     widened = 0
     while targets.keys.size:
+        if whole is not None and whole.cells is not None and not cells.apart:
+            parts.append(whole.cells.rows(np.isin(whole.cells.keys, targets.keys)))
+            break
         targets, groups, left = rounds.plan(targets)
         for source in np.unique(left.source):
             rows = sources[source]
@@ -111,15 +125,20 @@ def settle(
             at = places(asked.keys, setting.shape)
             region = Block(block.index, _region(np.hstack([at, at + 1])), _region(asked.wanted))
             widened += 1
+            keys: NDArray[np.int64] | None = asked.keys
+            if whole is not None and not cells.apart and region_shape(region.read) == setting.shape:
+                region, keys = Block(block.index, region.read, region.read), None
             image, mask = read(region)
             try:
-                found = cells_of_block(
-                    image, region, setting, workspace, mask=mask, mask_limit=mask_limit, asked=asked.keys
-                )
+                found = cells_of_block(image, region, setting, workspace, mask=mask, mask_limit=mask_limit, asked=keys)
             except MaskTooLargeError:  # in two parts, or not at all
                 again.append(replace(asked, limit=np.full(group.size, image.size // 2)))
                 continue
             found.forget_voxels()
+            if whole is not None and keys is None:
+                whole.cells = found
+                again.append(asked)
+                continue
             parts.append(found.rows(~found.table["truncated"]))
             again.append(_fresh(len(sources), found, region, most_voxels, asked))
             sources.append(found)

@@ -78,7 +78,7 @@ class Costs:
     bytes_fixed: int = 0
     """Memory of the process whatever the blocks are."""
     bytes_worker: int = 0
-    """Memory of each worker whatever its block is, where it is a process of its own."""
+    """Memory of each worker whatever its block is."""
     bytes_least: int = 0
     """Memory that is needed before the blocks, besides that of the process."""
 

@@ -61,9 +61,11 @@ class FractureConfig:
     stack_name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.n is not None:
-            check_count(self.n, "-n")
+        if self.n is not None:  # numbers of NumPy too are written as what they are
+            object.__setattr__(self, "n", check_count(self.n, "-n"))
         check_threshold(self.threshold)
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", float(self.threshold))
         if self.axis not in AXES:
             raise ConfigError(f"--axis {self.axis}: choose one of {', '.join(AXES)}")
         for name, wanted, switch, given in (

@@ -56,7 +56,7 @@ def plan_passes(
     volume = source.volume
     if pool.travels and type(volume) is ArrayVolume:
         raise ConfigError(
-            f"{volume.name}: an array in memory is not sent to other processes: give the path of a file, or "
+            f"{volume.name}: an open array is not sent to other processes: give the path of a file, or "
             'executor="threads"'
         )
     voxel_bytes = volume.dtype.itemsize + int(source.copies) + needs.voxel_bytes

@@ -26,6 +26,7 @@ from cytolith.fracture.unfinished import (
     refuse_changed,
     refuse_other,
 )
+from cytolith.io.lock import FolderLock
 from cytolith.io.stamps import Stamps
 from cytolith.io.volume import Volume
 
@@ -45,6 +46,8 @@ class Prepared:
     stamps: Stamps | None
     unfinished: Unfinished | None
     """The run that it goes on with."""
+    found: Unfinished | None
+    """The run that was there, be it this one or one that will be replaced."""
     notes: list[str] = field(default_factory=list)
     """What a user should know before it begins."""
 
@@ -75,7 +78,8 @@ def prepare(
     stamps = None if path is None else volume.stamps()
     given = {option: value for option, value in (chosen or {}).items() if value is not None}
     identity = None if path is None or stamps is None else identity_of(volume, path, config, given)
-    unfinished = _find_unfinished(outputs, identity, stamps, force=force)
+    found = read_unfinished(outputs.scratch)
+    unfinished = None if found is None else _same_run(outputs, found, identity, stamps, force=force)
     needs = Maps.needs(volume.shape, config.axis) if config.needs_maps else Needs(0)
     slabs = plan_passes(
         source,
@@ -96,34 +100,33 @@ def prepare(
             "--threshold T (fracture is brighter than T), and --invert when fracture is darker"
         )
     notes = [] if unfinished is None else [f"going on with the unfinished run in {folder}"]
-    return Prepared(config, source, slabs, pool, outputs, hints, identity, stamps, unfinished, notes)
+    return Prepared(config, source, slabs, pool, outputs, hints, identity, stamps, unfinished, found, notes)
 
 
-def _find_unfinished(
-    outputs: Outputs, identity: dict[str, Any] | None, stamps: Stamps | None, *, force: bool
+def _same_run(
+    outputs: Outputs, found: Unfinished, identity: dict[str, Any] | None, stamps: Stamps | None, *, force: bool
 ) -> Unfinished | None:
-    """The unfinished run of the folder when it is this one; others are refused, or not looked at with `force`."""
-    unfinished = read_unfinished(outputs.scratch)
-    if unfinished is None:
-        return None
+    """The run that was found when it is this one; others are refused, or None with `force`."""
     try:
-        refuse_other(unfinished, identity, outputs.folder)
+        refuse_other(found, identity, outputs.folder)
         assert stamps is not None
-        refuse_changed(outputs.scratch, unfinished, stamps)
+        refuse_changed(outputs.scratch, found, stamps)
     except OutputError:
+        with FolderLock(outputs.folder):  # one that is still at work is refused as such
+            pass
         if not force:
             raise
         return None
-    return unfinished
+    return found
 
 
 def begin_run(prepared: Prepared) -> Kept | None:
     """Blocks that are finished, and a place for others; None when nothing is kept. The folder is locked."""
     outputs, unfinished, cut = prepared.outputs, prepared.unfinished, prepared.slabs.cut
+    if read_unfinished(outputs.scratch) != prepared.found:
+        raise OutputError(f"{outputs.folder}: another run has written there meanwhile; run again")
     if unfinished is None:
         outputs.begin_anew()
-    elif read_unfinished(outputs.scratch) != unfinished:
-        raise OutputError(f"{outputs.folder}: another run has written there meanwhile; run again")
     if prepared.identity is None or prepared.stamps is None:
         return None
     stacks = False

@@ -52,8 +52,13 @@ def identity_of(
         "voxel_size": volume.voxel_size,
         **parameters,
     }
-    as_kept: dict[str, Any] = json.loads(json.dumps(identity))
+    as_kept: dict[str, Any] = json.loads(json.dumps(identity, default=_plain))
     return as_kept
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def open_kept(
         Whether what finished blocks of the second pass have painted is still there; otherwise they are done again.
     """
     run = run_digest({**identity, **asdict(cut)})
-    found, applied = (Checkpoints(scratch / name, run) for name in _PASSES)
+    found, applied = (Checkpoints((scratch / name).absolute(), run) for name in _PASSES)  # a worker may be elsewhere
     if not stacks_are_there:
         for path in applied.folder.glob("*.block"):
             path.unlink()

@@ -92,6 +92,11 @@ class Volume(ABC):
         self.storage = storage
         self.chunks = storage.chunks
 
+    @property
+    def read_bytes(self) -> int:
+        """Memory that a read takes besides its result: chunks as they are stored and decoded, one at a time."""
+        return 0 if self.chunks is None else 2 * math.prod(self.chunks) * self.dtype.itemsize
+
     def read(self, region: Region, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read one box of voxels.
 

@@ -211,6 +211,11 @@ class ZarrVolume(Volume):
     def _spatial(self, extents: Sequence[int]) -> tuple[int, ...]:
         return tuple(extent for extent, chosen in zip(extents, self._chosen, strict=True) if chosen is None)
 
+    @property
+    def read_bytes(self) -> int:
+        """Memory that a read takes besides its result: zarr decodes several chunks at a time."""
+        return super().read_bytes * int(zarr.config.get("async.concurrency"))
+
     def check(self) -> None:
         """Verify that the array is still there and of the same extent and dtype; see `Volume.check`."""
         self._array = None

@@ -1,0 +1,140 @@
+"""You give the memory: peak resident memory of a run stays below the number given, on volumes of any size."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from cytolith.testing.phantoms import cells_phantom
+
+MIB = 2**20
+PROC = Path("/proc/self/task")
+
+pytestmark = pytest.mark.skipif(not PROC.exists(), reason="the system does not tell the memory of processes in /proc")
+
+
+def family(pid):
+    """A process and all its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            found += family(int(child))
+    return found
+
+
+def resident(pid):
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def peak_of(*arguments):
+    """Greatest sum of the resident memory of a command and all its processes, looked at every few milliseconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cytolith", *map(str, arguments), "-q"], stderr=subprocess.PIPE, text=True
+    )
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(resident, family(process.pid))))
+        time.sleep(0.005)
+    _, text = process.communicate()
+    return process.returncode, peak, text
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """Cells on noise, 370 MiB."""
+    path = tmp_path_factory.mktemp("volume") / "v.npy"
+    tile = cells_phantom((40, 225, 225), seed=6)[0]
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(160, 900, 1350))
+    for z in range(0, 160, 40):
+        array[z : z + 40] = np.tile(tile, (1, 4, 6))
+    array.flush()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        (550, []),
+        (800, ["--dog-filter.shape", "6", "--maxima-detection.h-max", "200"]),
+        (1300, ["--equalization", "on", "--executor", "processes"]),
+    ],
+)
+def test_three_budgets(volume, tmp_path, budget, steps):
+    out = tmp_path / "out"
+    code, peak, text = peak_of("cells", volume, "-o", out, "--memory", f"{budget}MiB", "--workers", "2", *steps)
+    assert code == 0, text
+    plan = json.loads((out / "run.json").read_text())["plan"]
+    assert peak < budget * MIB
+    assert plan["bytes_total"] <= budget * MIB
+    assert plan["blocks"] > 1
+
+
+def test_a_volume_of_thirty_times_its_memory(tmp_path):
+    """31 GiB on a few MiB of disk: most chunks are fill values, cells lie across seams of blocks and of chunks."""
+    path = tmp_path / "big.zarr"
+    array = zarr.create_array(
+        path, shape=(2000, 2900, 2900), chunks=(64, 256, 256), dtype="uint16", fill_value=100,
+        dimension_names=("z", "y", "x"),
+    )  # fmt: skip
+    assert array.nbytes > 31 * 2**30
+    tile = cells_phantom((48, 200, 200), seed=1)[0]
+    corners = [(0, 0, 0), (960, 1380, 1280), (1952, 2700, 2700)]
+    for z, y, x in corners:
+        array[z : z + 48, y : y + 200, x : x + 200] = tile
+    options = [
+        "--voxel-size",
+        "6,1.62,1.62",
+        "--maxima-detection.threshold",
+        "300",
+        "--shape-detection.threshold",
+        "200",
+    ]
+    code, peak, text = peak_of("cells", path, "-o", tmp_path / "out", "--memory", "1GiB", "--workers", "2", *options)
+    assert code == 0, text
+    assert peak < 1024 * MIB
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["truncated"] == 0
+    assert record["plan"]["core"][1] < 2900  # planes are cut too
+    # the tile in the middle of the volume gives the rows of a small volume around it
+    from cytolith import detect_cells
+    from cytolith.io.tables import read_table
+
+    small = np.full((48 + 80, 200 + 120, 200 + 120), 100, np.uint16)
+    small[40:88, 60:260, 60:260] = tile
+    steps = {"maxima_detection": {"threshold": 300}, "shape_detection": {"threshold": 200}}
+    wanted = detect_cells(small, voxel_size=(6, 1.62, 1.62), **steps)
+    found, _ = read_table(tmp_path / "out" / "cells.parquet")
+    middle = (found["z"] > 900) & (found["z"] < 1100)
+    assert middle.sum() == len(wanted["z"]) > 50
+    for name in ("size", "source", "background_correction", "truncated"):
+        np.testing.assert_array_equal(found[name][middle], wanted[name])
+    for axis, offset in (("z", 920), ("y", 1320), ("x", 1220)):
+        np.testing.assert_allclose(found[axis][middle], wanted[axis] + offset, atol=1e-9)
+
+
+def test_too_little_memory_is_refused_with_the_smallest_budget_that_does(volume, tmp_path):
+    code, _, text = peak_of("cells", volume, "-o", tmp_path / "out", "--memory", "100MiB")
+    assert code == 1
+    assert "give at least --memory " in text
+    least = text.split("give at least --memory ")[1].split("MiB")[0]
+    assert not (tmp_path / "out").exists()
+    tight = ["--memory", f"{least}MiB"]
+    source = np.load(volume, mmap_mode="r")[:40, :300, :300]
+    np.save(tmp_path / "small.npy", source)
+    code, _, text = peak_of("cells", tmp_path / "small.npy", "-o", tmp_path / "out", *tight)
+    assert code == 0, text
+    code, _, text = peak_of("cells", volume, "-o", tmp_path / "not", "--memory", f"{int(least) - 1}MiB")
+    assert code == 1
