@@ -1,4 +1,4 @@
-"""What the engine costs: a run with checkpoints, widening and retries against the bare loop over its blocks, and workers.
+"""What the engine costs: a run with checkpoints, widening and retries against the bare loop over its blocks; workers.
 
     python -m benchmarks.engine [--shape Z,Y,X] [--pairs N]
 

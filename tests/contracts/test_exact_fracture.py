@@ -142,7 +142,7 @@ class Crash(KeyboardInterrupt):
     pass
 
 
-@settings(max_examples=40)
+@settings(max_examples=50)
 @given(
     rocks(smallest=6),
     configs(),

@@ -293,9 +293,14 @@ def compute(
     task = CellsTask(prepared.reader, setting, prepared.limits, saves, checkpoints)
     results = Results(checkpoints)
     results.tallies.update(finished or {})
+    told: set[str] = set()
     todo = None if not finished else [block for block in plan.blocks if block.index not in finished]
     for block, result in run_blocks(task, plan, pool, todo=todo, policy=policy, listener=listener, name="cells"):
         results.add(block.index, result)
+        note = results.tallies[block.index].note
+        if note and note not in told:
+            told.add(note)
+            log.warning(note)
     return results
 
 

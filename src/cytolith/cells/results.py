@@ -37,6 +37,8 @@ class Tally:
     planes: tuple[int, int] = (0, 0)
     """First plane that was read, and the one after the last."""
     seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    """What the worker has to say about itself, for the log."""
 
     def __add__(self, other: Tally) -> Tally:
         names = self.seconds | other.seconds

@@ -355,6 +355,7 @@ class _Run:
     def close(self) -> None:
         """Let go of the log."""
         log.removeHandler(self._handler)
+        log.propagate = True
         self._handler.close()
 
 

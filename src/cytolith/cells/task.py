@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -17,9 +18,11 @@ from cytolith.cells.saves import Saves
 from cytolith.cells.widen import Whole, settle
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.grid import Block
+from cytolith.engine.worker import worker_name
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import MemoryBudgetError
 from cytolith.kernels.components import MaskTooLargeError
+from cytolith.kernels.jit import NO_CACHE, compiled_before, keeps_compiled
 
 FLOOD_BYTES = 48
 """Memory of the watershed for each voxel of the mask, at most."""
@@ -69,6 +72,7 @@ class CellsTask:
     def __call__(self, block: Block, ahead: Block | None, given: Any) -> BlockResult | Tally:  # noqa: ARG002
         """Result of a block, or only its tally when the result is kept on disk."""
         worker = self._worker()
+        note = "" if compiled_before() else _compiling()
         begin = time.perf_counter()
         image, mask = worker.reader.take(block, ahead)
         read = time.perf_counter() - begin
@@ -101,7 +105,7 @@ class CellsTask:
         if worker.whole.cells is not None:  # and this block may have rows from it
             planes.append(slice(0, self._setting.shape[0]))
         cells.seconds["widening"] = time.perf_counter() - begin
-        result = _result(cells, (min(part.start for part in planes), max(part.stop for part in planes)))
+        result = _result(cells, (min(part.start for part in planes), max(part.stop for part in planes)), note)
         if self._checkpoints is None:
             return result
         self._saves.flush(block)
@@ -134,7 +138,14 @@ class CellsTask:
         self._setting = replace(self._setting, flat_field=field)
 
 
-def _result(cells: BlockCells, planes: tuple[int, int]) -> BlockResult:
+@functools.cache
+def _compiling() -> str:
+    """What a worker that compiles the kernels first tells of itself."""
+    again = "" if keeps_compiled() else f"; each process does, as {NO_CACHE}"
+    return f"the worker on {worker_name()} compiled the kernels first, which takes about a minute{again}"
+
+
+def _result(cells: BlockCells, planes: tuple[int, int], note: str) -> BlockResult:
     """What is kept of the cells of a block: nothing as large as the block."""
     z = cells.table["z"]
     tally = Tally(
@@ -146,5 +157,6 @@ def _result(cells: BlockCells, planes: tuple[int, int]) -> BlockResult:
         first_z=float(z.min()) if len(z) else math.inf,
         planes=planes,
         seconds=cells.seconds,
+        note=note,
     )
     return BlockResult(cells.table, cells.keys, cells.apart, tally)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cytolith.axes import region_shape
 from cytolith.engine.events import BlockDone, Event, Failed, Finished, Planned, Retried, Stalled
-from cytolith.kernels.jit import compiled_before
+from cytolith.kernels.jit import NO_CACHE, compiled_before, keeps_compiled
 from cytolith.quantities import format_bytes
 
 _SECONDS_BETWEEN = 2.0
@@ -44,9 +44,8 @@ class Console:
         self._begin = 0.0
         self._started = time.monotonic()
         if not quiet and not compiled_before():
-            self._err.print(
-                "First run on this machine: compiling the kernels takes about a minute; later runs start at once."
-            )
+            later = "later runs start at once" if keeps_compiled() else f"every time, as {NO_CACHE}"
+            self._err.print(f"First run on this machine: compiling the kernels takes about a minute; {later}.")
 
     def __enter__(self) -> Self:
         return self

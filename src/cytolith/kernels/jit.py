@@ -15,15 +15,25 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_CACHE = "there is no folder that numba can keep them in: set NUMBA_CACHE_DIR to one that can be written"
+"""What to do about kernels that are compiled in each process."""
+
 
 def jit(function: F) -> F:
     """Compile a module-level loop with numba: no GIL, cached on disk, IEEE arithmetic, no zero-division checks."""
-    return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return _compile(function)
 
 
 def jit_inline(function: F) -> F:
     """Compile a small scalar helper that is inlined into the loops that call it."""
-    return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function))
+    return _compile(function, inline="always")
+
+
+def _compile(function: F, **options: Any) -> F:
+    try:
+        return cast("F", numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function))
+    except RuntimeError:  # no folder that can be written, as on some nodes of clusters: compiled anew in each process
+        return cast("F", numba.njit(nogil=True, error_model="numpy", **options)(function))
 
 
 @jit
@@ -31,13 +41,20 @@ def _probe(x: int) -> int:
     return x + 1
 
 
-def _cache_folder() -> Path:
-    return Path(cast("Any", _probe).stats.cache_path)
+def _cache_folder() -> Path | None:
+    path = cast("Any", _probe).stats.cache_path
+    return None if path is None else Path(path)
 
 
 def compiled_before() -> bool:
     """Whether this installation has compiled kernels in numba's cache, so that a run starts at once."""
-    return any(_cache_folder().glob("*.nbi"))
+    folder = _cache_folder()
+    return folder is not None and any(folder.glob("*.nbi"))
+
+
+def keeps_compiled() -> bool:
+    """Whether there is a folder for numba's cache; without one each process compiles the kernels anew."""
+    return _cache_folder() is not None
 
 
 def _forget_stale() -> None:
@@ -49,6 +66,8 @@ def _forget_stale() -> None:
     source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     digest = hashlib.sha256(source).hexdigest()
     folder = _cache_folder()
+    if folder is None:
+        return
     mark = folder / "kernels.sha256"
     try:
         if mark.is_file() and mark.read_text() == digest:
