@@ -22,14 +22,15 @@ import tifffile
 import zarr
 
 import cytolith
-from cytolith.cells.block import block_halo, bytes_per_voxel, merge_tables
+from cytolith.cells.block import block_halo, bytes_per_voxel
 from cytolith.cells.build import build_config
 from cytolith.cells.pipeline import PROCESS_BYTES
 from cytolith.cells.resolve import in_voxels
+from cytolith.cells.results import BlockResult, Results, Tally
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.dask_pool import open_dask
 from cytolith.engine.executors import open_pool
-from cytolith.engine.grid import Costs, plan_blocks
+from cytolith.engine.grid import Costs, plan_blocks, tile
 from cytolith.engine.run import run_blocks
 from cytolith.engine.worker import call_parcel, pack
 from cytolith.testing.phantoms import CellsPhantom
@@ -129,8 +130,13 @@ def merge_cost(table, rows=1_000_000, blocks=100):
     for each in tables:
         for axis in "zyx":
             each[axis] = each[axis] + generator.random(share)
-    keys = [np.arange(k * share, (k + 1) * share) for k in range(blocks)]
-    return best(lambda: merge_tables(tables, keys), 2) / rows
+    results = Results()
+    for k, each in enumerate(tables):
+        each["z"] += k * 100
+        tally = Tally(rows=share, first_z=float(each["z"].min()))
+        results.add(k, BlockResult(each, np.arange(k * share, (k + 1) * share), tally=tally))
+    plan = tile((100 * blocks, 1, 1), (100, 1, 1), (0, 0, 0))
+    return best(lambda: sum(len(keys) for _, keys in results.rows(plan)), 2) / rows
 
 
 def projection(costs, cpu_voxel, task, checkpoint, merge_row, cells_voxel, options):

@@ -193,25 +193,34 @@ def test_a_window_that_only_a_voxel_beyond_the_block_passes():
 
 
 def test_a_ball_that_leaves_the_block_is_read_again():
-    volume = np.arange(40, dtype=np.uint16)[None, None] * np.ones((1, 60, 1), np.uint16)
-    volume[0, 3:57, 3] = 900  # the centre of the plateau is far from its first voxel
+    volume = np.repeat(np.arange(60, dtype=np.uint16) // 4, 40).reshape(1, 60, 40)
+    volume[0, 29:38, 20] = 900  # begins in the first block, which sees all of it,
+    volume[0, 38, 5:35] = 900  # but not all that lies around its centre
     chain = {"shape_detection": None}
     chain |= {"intensity_detection": {"method": "sum", "shape": (1, 9, 15), "measure": ("source",)}}
     whole = Run(volume, None, chain)
-    same(whole, Run(volume, (1, 30, 7), chain))
+    assert len(whole.keys) == 1
+    cut = Run(volume, (1, 30, 40), chain)
+    same(whole, cut)
+    assert cut.widened == 1
 
 
-def test_a_fibre_is_read_as_a_long_thin_box():
+@pytest.mark.parametrize("peak", [0, 200, 399])
+def test_a_fibre_is_read_as_a_long_thin_box(peak):
     volume = np.zeros((400, 60, 60), np.uint16)
-    volume[:, 30, 31] = 900 - np.arange(400)
+    volume[:, 30, 31] = 900 - np.abs(np.arange(400) - peak)
     cut = Run(volume, (20, 60, 60), {"intensity_detection": None})
     assert cut.table["size"].tolist() == [400]
-    assert cut.widened <= 5
+    assert cut.widened <= 4
     assert max(z for z, _, _ in cut.read) == 400
     assert max(max(y, x) for _, y, x in cut.read) < 30
-    # only the block that holds the first voxel of a plateau looks for its end
+
+
+def test_only_the_block_with_the_first_voxel_of_a_plateau_looks_for_its_end():
+    volume = np.zeros((400, 60, 60), np.uint16)
     volume[:, 30, 31] = 900
     cut = Run(volume, (20, 60, 60), {"intensity_detection": None})
+    assert cut.table["size"].tolist() == [400]
     assert [part.widened > 0 for part in cut.parts] == [True] + 19 * [False]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Shape, VoxelSize, region_shape
-from cytolith.cells.block import Table, block_halo, bytes_per_voxel, with_micrometres
+from cytolith.cells.block import Table, with_micrometres
 from cytolith.cells.build import build_config
 from cytolith.cells.config import CellsConfig
+from cytolith.cells.costs import block_halo, bytes_per_voxel
 from cytolith.cells.hints import hints_of
 from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
@@ -26,7 +27,7 @@ from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.cells.task import CellsTask, Limits
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.events import Listener
-from cytolith.engine.executors import Pool, open_pool
+from cytolith.engine.executors import Pool, lend_pool, open_pool
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
 from cytolith.engine.machine import default_workers
 from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
@@ -134,8 +135,7 @@ def detect_cells(
     volume = open_volume(source, voxel_size=voxel_size)
     layers = [("", config.model_dump())] if config is not None else []
     built = build_config(*layers, ("", steps))
-    pool = open_pool(executor, default_workers() if workers is None else workers)
-    with pool:
+    with lend_pool(executor, workers) as pool:
         return execute(prepare(volume, built, pool=pool, memory=memory, block=block)).table
 
 
@@ -246,10 +246,8 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
     begin = time.perf_counter()
     prepared, noise = with_thresholds(prepared)
     volume, plan = prepared.reader.volume, prepared.plan
-    # The pool is inside: no worker may write into what is discarded after an error.
     with Saves(prepared.setting.config, volume, plan, overwrite=overwrite) as saves:
-        with prepared.pool:
-            results = compute(prepared, saves, listener=listener)
+        results = compute(prepared, saves, listener=listener)
         parts = list(results.rows(plan.blocks))
         table = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
         saves.finish(np.concatenate([keys for _, keys in parts]), table["truncated"], results.apart(plan.blocks))
@@ -295,12 +293,17 @@ def compute(
     results.tallies.update(finished or {})
     told: set[str] = set()
     todo = None if not finished else [block for block in plan.blocks if block.index not in finished]
-    for block, result in run_blocks(task, plan, pool, todo=todo, policy=policy, listener=listener, name="cells"):
-        results.add(block.index, result)
-        note = results.tallies[block.index].note
-        if note and note not in told:
-            told.add(note)
-            log.warning(note)
+    try:
+        for block, result in run_blocks(task, plan, pool, todo=todo, policy=policy, listener=listener, name="cells"):
+            results.add(block.index, result)
+            note = results.tallies[block.index].note
+            if note and note not in told:
+                told.add(note)
+                log.warning(note)
+    except BaseException as error:
+        # an interrupt is answered at once; after an error no worker may write into what is discarded next
+        pool.close(now=not isinstance(error, Exception))
+        raise
     return results
 
 

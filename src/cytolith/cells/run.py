@@ -287,15 +287,14 @@ class _Run:
             if not saves.resumed and finished:  # what was saved is gone: all of it must be written again
                 log.warning("volumes that steps save are not where the run left them: all blocks are done again")
                 finished = {}
-            with prepared.pool:
-                results = compute(
-                    prepared,
-                    saves,
-                    checkpoints=self.progress.checkpoints,
-                    finished=finished,
-                    policy=KEEP_GOING,
-                    listener=self._hear,
-                )
+            results = compute(
+                prepared,
+                saves,
+                checkpoints=self.progress.checkpoints,
+                finished=finished,
+                policy=KEEP_GOING,
+                listener=self._hear,
+            )
             self._write_tables(results, saves)
             self._record["closing"] = True
             self._write()

@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, region_shape
-from cytolith.cells.block import ROOM_VOXELS, BlockCells, Loose, cells_of_block, clear_reach
+from cytolith.cells.block import BlockCells, Loose, cells_of_block
+from cytolith.cells.costs import ROOM_VOXELS, clear_reach
 from cytolith.cells.images import Image, Setting
 from cytolith.cells.owners import join_voxels, places, region_corners
 from cytolith.engine.grid import Block

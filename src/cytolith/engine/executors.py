@@ -19,7 +19,7 @@ from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from cytolith.engine.machine import default_memory
+from cytolith.engine.machine import default_memory, default_workers
 from cytolith.errors import ConfigError
 
 P = ParamSpec("P")
@@ -271,6 +271,14 @@ def open_pool(executor: str | Executor | Pool, workers: int) -> Pool:
     return kinds[executor](workers)
 
 
-def make_executor(workers: int) -> Executor:
-    """Executor of `workers` blocks at once."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="block")
+@contextmanager
+def lend_pool(executor: str | Executor | Pool, workers: int | None) -> Iterator[Pool]:
+    """Pool for a run, closed after it; one that the caller has made is the caller's to close.
+
+    Takes and raises what :func:`open_pool` does; no number of workers: all cores.
+    """
+    if isinstance(executor, Pool):
+        yield executor
+        return
+    with open_pool(executor, default_workers() if workers is None else workers) as pool:
+        yield pool

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Shape, VoxelSize
-from cytolith.engine.executors import Pool
+from cytolith.engine.executors import Pool, lend_pool
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.passes import ArrayWriter, Painting, Passes
-from cytolith.fracture.places import lend_pool, plan_passes
+from cytolith.fracture.places import plan_passes
 from cytolith.fracture.plan import Needs, stack_chunk
 from cytolith.fracture.source import Source
 from cytolith.io.sink import Sink, create_sink

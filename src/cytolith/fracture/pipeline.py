@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import VoxelSize
 from cytolith.engine.events import Listener
-from cytolith.engine.executors import Pool
+from cytolith.engine.executors import Pool, lend_pool
 from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, BlocksFailedError
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.clusters import (
@@ -32,7 +32,7 @@ from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.maps import OffsetSettings, settle_offsets
 from cytolith.fracture.outputs import Outputs
 from cytolith.fracture.passes import Painting, Passes
-from cytolith.fracture.places import lend_pool, plan_passes
+from cytolith.fracture.places import plan_passes
 from cytolith.fracture.preparation import Prepared, begin_run, prepare
 from cytolith.fracture.projections import Maps
 from cytolith.fracture.results import write_maps

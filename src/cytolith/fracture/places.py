@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-
-from cytolith.engine.executors import Pool, open_pool
-from cytolith.engine.machine import default_memory, default_workers
+from cytolith.engine.executors import Pool
 from cytolith.errors import ConfigError
 from cytolith.fracture.plan import Cut, Needs, Places, SlabPlan, plan_slabs
 from cytolith.fracture.source import Source
 from cytolith.io.arrays import ArrayVolume
-
-
-@contextmanager
-def lend_pool(executor: str | Executor | Pool, workers: int | None) -> Iterator[Pool]:
-    """Pool for a run, closed after it; one that the caller has made is the caller's to close."""
-    if isinstance(executor, Pool):
-        yield executor
-        return
-    with open_pool(executor, default_workers() if workers is None else workers) as pool:
-        yield pool
 
 
 def plan_passes(
@@ -74,11 +59,4 @@ def plan_passes(
 def places_of(pool: Pool, workers: int | None, memory: int | None) -> Places:
     """What a pool has for the workers and the memory given."""
     workers = pool.workers if workers is None else min(workers, pool.workers)
-    if pool.kind != "dask":
-        return Places(workers, default_memory() if memory is None else memory, processes=pool.travels)
-    limit: int | None = getattr(pool, "memory", None)
-    if getattr(pool, "local", False):  # its processes share the memory of this machine with this one
-        memory = (default_memory() if memory is None else memory) // (pool.machines + 1)
-    elif memory is None:
-        memory = default_memory() if limit is None else limit
-    return Places(workers, memory, machines=pool.machines)
+    return Places(workers, pool.share(memory), machines=pool.machines, processes=pool.kind == "processes")

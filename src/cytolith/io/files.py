@@ -47,33 +47,6 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {reason}")
 
 
-def lock_folder(folder: Path) -> int | None:
-    """Descriptor that keeps other runs out of a folder until it is closed; None where folders cannot be locked.
-
-    The system lets go of the lock when the process ends, however it ends, so that none is ever stale.
-
-    Raises
-    ------
-    OutputError
-        Another run holds it.
-    """
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OutputError(f"{folder}: another run writes here; wait for it, or give another folder with -o") from None
-    except OSError:  # some network file systems
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8, whole or not at all."""
     with written_aside(path) as aside:

@@ -89,18 +89,27 @@ def create_sink(
             raise OutputError(f"{path} exists already; choose another path, or --overwrite (overwrite=True)")
         if path.is_dir() and (path.suffix != ".zarr" or not is_node(path)):
             raise OutputError(f"{path} is a folder that is no zarr store, and is not overwritten; choose another path")
-    # they build on this module
-    from cytolith.io.flat_sink import NpySink
-    from cytolith.io.tiff_sink import TiffSink
-    from cytolith.io.zarr_sink import ZarrSink
-
-    kinds: dict[str, type[Sink]] = {".npy": NpySink, ".zarr": ZarrSink}
-    kind = kinds.get(path.suffix, TiffSink)
+    kind = _kind_of(path.suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return kind(path, shape, np.dtype(dtype), block_shape, voxel_size, resume=resume)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _kind_of(suffix: str) -> type[Sink]:
+    """Class for a suffix; they build on this module, and the library of zarr takes a while to be loaded."""
+    if suffix == ".zarr":
+        from cytolith.io.zarr_sink import ZarrSink
+
+        return ZarrSink
+    if suffix == ".npy":
+        from cytolith.io.flat_sink import NpySink
+
+        return NpySink
+    from cytolith.io.tiff_sink import TiffSink
+
+    return TiffSink
 
 
 class Sink(ABC):
