@@ -22,8 +22,8 @@ import tifffile
 import zarr
 
 import cytolith
-from cytolith.cells.block import block_halo, bytes_per_voxel
 from cytolith.cells.build import build_config
+from cytolith.cells.costs import block_halo, bytes_per_voxel
 from cytolith.cells.pipeline import PROCESS_BYTES
 from cytolith.cells.resolve import in_voxels
 from cytolith.cells.results import BlockResult, Results, Tally

@@ -366,3 +366,25 @@ def test_a_lost_saved_volume_is_written_again(planes, tmp_path, undisturbed):
     assert len(blocks) == 16
     assert tables(out) == undisturbed
     assert (np.load(tmp_path / "s.npy") != 0).any(axis=(1, 2)).all()
+
+
+def test_a_corrupt_chunk_is_named_and_mended_the_run_goes_on(planes, tmp_path):
+    import zarr
+
+    image = np.stack([tifffile.imread(path) for path in sorted(planes.iterdir())])
+    path = tmp_path / "v.zarr"
+    array = zarr.create_array(path, shape=image.shape, chunks=(10, 110, 120), dtype=image.dtype)
+    array[:] = image
+    chunk = path / "c" / "3" / "0" / "0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: len(whole) // 2] + b"\0" * 40)
+    steps = {"maxima_detection": {"threshold": 300}, "shape_detection": {"threshold": 200}}
+    with pytest.raises(RunFailedError, match=r"v\.zarr: reading .* a chunk is damaged"):
+        run(path, tmp_path / "out", steps=steps)
+    assert len(list((tmp_path / "out" / "blocks").glob("*.block"))) >= 4
+    chunk.write_bytes(whole)
+    blocks = []
+    run(path, tmp_path / "out", steps=steps, listener=started(blocks))
+    assert 0 < len(blocks) < 16
+    run(planes, tmp_path / "whole", steps=steps)
+    assert tables(tmp_path / "out") == tables(tmp_path / "whole")

@@ -8,9 +8,8 @@ import pytest
 from scipy import ndimage
 
 from cytolith.axes import full_region, region_shape
-from cytolith.cells import block as block_module
-from cytolith.cells import widen
-from cytolith.cells.block import block_halo, cells_of_block
+from cytolith.cells import costs, widen
+from cytolith.cells.block import cells_of_block
 from cytolith.cells.build import build_config
 from cytolith.cells.images import Setting
 from cytolith.cells.pipeline import detect_cells
@@ -25,7 +24,7 @@ AMPLE = 2**40
 
 @pytest.fixture(autouse=True)
 def _little_room(monkeypatch):
-    monkeypatch.setattr(block_module, "ROOM_VOXELS", 2)
+    monkeypatch.setattr(costs, "ROOM_VOXELS", 2)
     monkeypatch.setattr(widen, "READ_ALL", 1e9)  # small volumes would be read as a whole at once
 
 
@@ -34,7 +33,7 @@ class Run:
 
     def __init__(self, volume, core, chain, *, most_voxels=AMPLE, mask_limit=None, whole=None):
         config = in_voxels(build_config(("", PLAIN | chain)), None)
-        setting, halo = Setting(config, volume.shape), block_halo(config, None)
+        setting, halo = Setting(config, volume.shape), costs.block_halo(config, None)
         workspace, self.read, self.parts = Workspace(), [], []
 
         def read(block):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cytolith.cells import block, task, widen
+from cytolith.cells import costs, task, widen
 from cytolith.cells.pipeline import detect_cells
 from cytolith.testing.strategies import cell_volumes, chains, cores
 
@@ -42,7 +42,7 @@ def test_blocks_and_workers_never_change_a_byte(run, workers, room, may_read_all
     with pytest.MonkeyPatch.context() as patch:
         # With the usual room blocks of such volumes would see nearly all of them, and of what is read again the whole
         # volume, kept by the worker, would soon be the cheapest.
-        patch.setattr(block, "ROOM_VOXELS", room)
+        patch.setattr(costs, "ROOM_VOXELS", room)
         if not may_read_all:
             patch.setattr(widen, "READ_ALL", 1e9)
             patch.setattr(task, "settle", lambda *given, whole, **more: widen.settle(*given, **more))

@@ -37,7 +37,7 @@ from cytolith.kernels.components import MaskTooLargeError
 
 READ_ALL = 0.5
 """Where memory holds the volume at once, all of it is read when reading again would take more than this share of it."""
-READ_AGAIN = 2.0
+READ_AGAIN = 16.0
 """Where memory does not hold the volume at once, all reading again together takes at most this many times what the
 blocks read; what would cost more stays truncated. Only a threshold that nearly everything passes gets there."""
 _DECODE = 0.4

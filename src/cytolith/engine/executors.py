@@ -175,12 +175,14 @@ class _ProcessSlot(Slot):
     def close(self, *, now: bool) -> None:
         executor = self._executor
         if now and executor is not None:
-            processes = list((getattr(executor, "_processes", None) or {}).values())
-            executor.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
+            for process in list((getattr(executor, "_processes", None) or {}).values()):
                 with suppress(OSError, ValueError):
                     process.kill()
             self._executor = None
+            # its semaphores are let go of, or Python complains of them in the end; but an interrupt does not wait long
+            ending = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+            ending.start()
+            ending.join(_PATIENCE)
             return
         super().close(now=now)
 
@@ -202,6 +204,8 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_PATIENCE = 1.0
+"""Seconds that the end of a killed worker may take."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
