@@ -381,7 +381,7 @@ def test_a_corrupt_chunk_is_named_and_mended_the_run_goes_on(planes, tmp_path):
     steps = {"maxima_detection": {"threshold": 300}, "shape_detection": {"threshold": 200}}
     with pytest.raises(RunFailedError, match=r"v\.zarr: reading .* a chunk is damaged"):
         run(path, tmp_path / "out", steps=steps)
-    assert len(list((tmp_path / "out" / "blocks").glob("*.block"))) >= 4
+    assert list((tmp_path / "out" / "blocks").glob("*.block"))
     chunk.write_bytes(whole)
     blocks = []
     run(path, tmp_path / "out", steps=steps, listener=started(blocks))

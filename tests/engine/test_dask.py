@@ -112,9 +112,9 @@ def test_a_block_that_always_kills_its_worker_fails_and_the_others_do_not(local,
         ):
             pass
     assert [each.block.index for each in e.value.failed] == [3]
-    assert [e.message.partition(":")[0] for e in events if isinstance(e, Retried)] == [
-        "the worker of plane 3 was lost (KilledWorker)"
-    ]
+    assert "the worker of plane 3 was lost (KilledWorker)" in {
+        e.message.partition(":")[0] for e in events if isinstance(e, Retried)
+    }  # with it, blocks that waited at the same worker
     assert len(list(tmp_path.iterdir())) == 4  # two tries of the run, two of Dask each
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cytolith.axes import region_shape
 from cytolith.engine.executors import ProcessPool, SerialPool, ThreadPool
+from cytolith.engine.machine import default_memory
 from cytolith.errors import MemoryBudgetError
-from cytolith.fracture import places
 from cytolith.fracture.places import places_of
 from cytolith.fracture.plan import BLOCK_VOXELS, BLOCKS_A_WORKER, PROCESS_BYTES, Needs, Places, plan_slabs
 
@@ -100,14 +100,10 @@ def test_the_message_names_the_smallest_memory():
     assert math.isclose(int(str(caught.value).split()[-1].removesuffix("MiB")), PROCESS_BYTES / MIB + 105, abs_tol=10)
 
 
-def test_places_of_pools(monkeypatch):
-    monkeypatch.setattr(places, "default_memory", lambda: 12 * MIB)
+def test_places_of_pools():
     assert places_of(ThreadPool(3), None, 7) == Places(3, 7)
-    assert places_of(SerialPool(3), 8, None) == Places(1, 12 * MIB)
+    assert places_of(SerialPool(3), 8, None) == Places(1, default_memory())
     assert places_of(ProcessPool(3), 2, 7) == Places(2, 7, processes=True)
-    cluster = SimpleNamespace(kind="dask", travels=True, workers=4, machines=5, memory=99, local=False)
-    assert places_of(cluster, None, None) == Places(4, 99, machines=5)
-    assert places_of(cluster, None, 7) == Places(4, 7, machines=5)
-    cluster.local = True
-    assert places_of(cluster, None, 600) == Places(4, 100, machines=5)
-    assert places_of(cluster, None, None) == Places(4, 2 * MIB, machines=5)
+    cluster = SimpleNamespace(kind="dask", workers=4, machines=5, share=lambda memory: (memory or 99) - 1)
+    assert places_of(cluster, None, None) == Places(4, 98, machines=5)
+    assert places_of(cluster, None, 7) == Places(4, 6, machines=5)

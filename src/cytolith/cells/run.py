@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import logging
 import math
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -36,6 +33,7 @@ from cytolith.cells.resume import (
     open_progress,
     read_run,
 )
+from cytolith.cells.run_folder import log_to, make_folder, now, refuse_earlier_result, refuse_folder, versions
 from cytolith.cells.saves import Saves
 from cytolith.engine.events import Event, Failed, Listener, Retried
 from cytolith.engine.executors import Pool, open_pool
@@ -48,8 +46,6 @@ from cytolith.io.record import RecordError
 from cytolith.io.tables import TableWriter
 from cytolith.io.volume import Volume, open_volume
 
-FILES = ("cells.parquet", "cells.csv", "config.toml", "run.json", "run.log")
-"""What a run writes into its folder."""
 log = logging.getLogger("cytolith")
 
 
@@ -128,7 +124,7 @@ def run_cells(
             pool = open_pool("threads", default_workers() if workers is None else workers)
         stack.enter_context(pool)
         volume = open_volume(source, voxel_size=voxel_size, **options)
-        _refuse_folder(output, source)
+        refuse_folder(output, source)
         complete = with_defaults(config, volume.voxel_size)
         text = to_toml(complete, {"input": str(source), "voxel_size": volume.voxel_size, **options})
         identity = identity_of(volume, complete, options)
@@ -138,8 +134,8 @@ def run_cells(
             return RunReport(int(record["cells"]), 0.0, 0, list(record["hints"]), already=True)
         earlier = find_earlier(output, identity, overwrite=overwrite)
         prepared = _prepare(volume, config, pool, memory, block, earlier)
-        _refuse_earlier_result(output, earlier, overwrite=overwrite)
-        _make(output)
+        refuse_earlier_result(output, unfinished=earlier is not None, overwrite=overwrite)
+        make_folder(output)
         lock = stack.enter_context(FolderLock(output))
         if find_earlier(output, identity, overwrite=overwrite) != earlier:
             raise OutputError(f"{output}: another run has just worked here; look at what it left, and run again")
@@ -196,11 +192,11 @@ class _Run:
         self._begin = time.perf_counter()
         plan, volume = prepared.plan, prepared.reader.volume
         self.progress: Progress = open_progress(output, identity, plan.core, plan.blocks, prepared.reader, earlier)
-        self._handler = _log_to(output / "run.log", go_on=earlier is not None)
+        self._handler = log_to(output / "run.log", go_on=earlier is not None)
         self._record: dict[str, Any] = {
             "state": "running",
-            "started": _now(),
-            "versions": _versions(),
+            "started": now(),
+            "versions": versions(),
             "input": {
                 "source": volume.name,
                 "shape": list(volume.shape),
@@ -304,7 +300,7 @@ class _Run:
     def _write_tables(self, results: Results, saves: Saves) -> None:
         """Write the tables part by part, and what saved volumes need of them."""
         size = self._prepared.reader.volume.voxel_size
-        metadata = {"voxel_size_um": json.dumps(size), "cytolith": _versions()["cytolith"]}
+        metadata = {"voxel_size_um": json.dumps(size), "cytolith": versions()["cytolith"]}
         blocks = self._prepared.plan.blocks
         keys, marks = [np.empty(0, np.int64)], [np.empty(0, bool)]
         try:
@@ -337,7 +333,7 @@ class _Run:
 
     def _end(self) -> None:
         """Write the record of a run that ends, if that can be done at all."""
-        self._record["ended"] = _now()
+        self._record["ended"] = now()
         if self._record["state"] != "finished":
             if (self._output / "cells.parquet").exists():
                 self._record["tables"] = "of an earlier run"
@@ -356,60 +352,6 @@ class _Run:
         log.removeHandler(self._handler)
         log.propagate = True
         self._handler.close()
-
-
-def _refuse_folder(output: Path, source: str | Path) -> None:
-    if output.resolve() == Path(source).resolve():
-        raise OutputError(f"{output}: is the input; give another folder for the results")
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file; give a folder for the results")
-
-
-def _refuse_earlier_result(output: Path, earlier: Earlier | None, *, overwrite: bool) -> None:
-    """Refuse before any work what would replace an earlier result.
-
-    What a run that failed or was interrupted has left is no result. Earlier tables stay until the new ones are written.
-    """
-    tables = [name for name in FILES if name.startswith("cells.") and (output / name).exists()]
-    if tables and not overwrite and earlier is None:
-        raise OutputError(
-            f"{output}: holds an earlier result ({', '.join(tables)}); give another folder, or --overwrite"
-        )
-
-
-def _make(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be used for the results: {error.strerror}") from None
-
-
-class _Log(logging.FileHandler):
-    """A log file; one that cannot be written, as on a full disk, is no reason to print a traceback."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Let it be."""
-
-
-def _log_to(path: Path, *, go_on: bool) -> logging.Handler:
-    try:
-        handler = _Log(path, mode="a" if go_on else "w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    return handler
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    names = ("cytolith", "numpy", "numba", "scipy", "tifffile", "zarr", "pyarrow")
-    return {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()}
 
 
 def _outcome(result: CellsResult) -> dict[str, Any]:
