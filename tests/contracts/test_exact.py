@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cytolith.cells import costs, task, widen
 from cytolith.cells.pipeline import detect_cells
+from cytolith.testing.phantoms import cells_phantom
 from cytolith.testing.strategies import cell_volumes, chains, cores
 
 EXAMPLES = int(os.environ.get("CYTOLITH_EXAMPLES", "50"))
@@ -37,8 +38,8 @@ def runs(draw):
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(runs(), st.integers(1, 4), st.sampled_from([1, 2, 4, 16]), st.booleans())
-def test_blocks_and_workers_never_change_a_byte(run, workers, room, may_read_all):
+@given(runs(), st.integers(1, 4), st.sampled_from(["threads", "serial"]), st.sampled_from([1, 2, 4, 16]), st.booleans())
+def test_blocks_workers_and_executors_never_change_a_byte(run, workers, executor, room, may_read_all):
     with pytest.MonkeyPatch.context() as patch:
         # With the usual room blocks of such volumes would see nearly all of them, and of what is read again the whole
         # volume, kept by the worker, would soon be the cheapest.
@@ -46,4 +47,25 @@ def test_blocks_and_workers_never_change_a_byte(run, workers, room, may_read_all
         if not may_read_all:
             patch.setattr(widen, "READ_ALL", 1e9)
             patch.setattr(task, "settle", lambda *given, whole, **more: widen.settle(*given, **more))
-        check(*run, workers=workers)
+        check(*run, workers=workers, executor=executor)
+
+
+def test_processes_never_change_a_byte(tmp_path):
+    """A process takes a second to start: a few volumes, all of them with a pool of their own."""
+    volume, _ = cells_phantom((30, 90, 100), seed=12)
+    volume[8:22, 40, 5:95] = 60_000  # a saturated tube through all blocks
+    np.save(tmp_path / "v.npy", volume)
+    chains = [
+        {},
+        {
+            "maxima_detection": {"h_max": "3 mad"},
+            "intensity_detection": {"method": "mean", "measure": "source,smoothing"},
+        },
+    ]
+    for number, chain in enumerate(chains):
+        whole = detect_cells(volume, block=volume.shape, **chain)
+        table = detect_cells(tmp_path / "v.npy", block=(11, 31, 33), executor="processes", workers=2 + number, **chain)
+        assert len(whole["z"]) > 20
+        assert {name: column.tobytes() for name, column in table.items()} == {
+            name: column.tobytes() for name, column in whole.items()
+        }
