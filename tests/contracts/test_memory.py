@@ -69,7 +69,7 @@ def volume(tmp_path_factory):
     [
         (550, []),
         (800, ["--dog-filter.shape", "6", "--maxima-detection.h-max", "200"]),
-        (1300, ["--equalization", "on", "--executor", "processes"]),
+        (1300, ["--equalization.selem", "5,60,60", "--equalization.spacing", "5,30,30", "--executor", "processes"]),
     ],
 )
 def test_three_budgets(volume, tmp_path, budget, steps):

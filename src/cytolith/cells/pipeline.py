@@ -26,7 +26,7 @@ from cytolith.cells.results import Results, Tally
 from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.cells.task import CellsTask, Limits
 from cytolith.engine.checkpoint import Checkpoints
-from cytolith.engine.events import Listener
+from cytolith.engine.events import Listener, Widened
 from cytolith.engine.executors import Pool, lend_pool, open_pool
 from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
 from cytolith.engine.machine import default_workers
@@ -296,10 +296,12 @@ def compute(
     try:
         for block, result in run_blocks(task, plan, pool, todo=todo, policy=policy, listener=listener, name="cells"):
             results.add(block.index, result)
-            note = results.tallies[block.index].note
-            if note and note not in told:
-                told.add(note)
-                log.warning(note)
+            tally = results.tallies[block.index]
+            if tally.widened:
+                listener(Widened(block, tally.widened))
+            if tally.note and tally.note not in told:
+                told.add(tally.note)
+                log.warning(tally.note)
     except BaseException as error:
         # an interrupt is answered at once; after an error no worker may write into what is discarded next
         pool.close(now=not isinstance(error, Exception))

@@ -35,7 +35,7 @@ from cytolith.cells.resume import (
 )
 from cytolith.cells.run_folder import log_to, make_folder, now, refuse_earlier_result, refuse_folder, versions
 from cytolith.cells.saves import Saves
-from cytolith.engine.events import Event, Failed, Listener, Retried
+from cytolith.engine.events import Event, Failed, Listener, Retried, Widened
 from cytolith.engine.executors import Pool, open_pool
 from cytolith.engine.machine import default_workers
 from cytolith.engine.run import KEEP_GOING, BlocksFailedError, planes_text
@@ -149,9 +149,9 @@ def run_cells(
             done = f"{len(run.progress.finished)} of {len(prepared.plan.blocks)} blocks are done"
             notes([f"going on with the run in {output}: {done}"])
         report = run.go(text)
-    # the very last: while it is there, whoever is killed and runs again is told that all is done
-    shutil.rmtree(output / BLOCKS, ignore_errors=True)
-    return report
+        # the very last: while it is there, whoever is killed and runs again is told that all is done
+        shutil.rmtree(output / BLOCKS, ignore_errors=True)
+        return report
 
 
 def _prepare(
@@ -232,6 +232,7 @@ class _Run:
             record |= {"state": "finished", **_outcome(result)}
             for hint in result.hints:
                 log.warning(hint)
+            log.info("%d regions were read again with more around them", result.tally.widened)
             log.info("%d cells in %.1f s", result.tally.rows, result.seconds["run"])
             self._end()
             todo = (block for block in self._prepared.plan.blocks if block.index not in self.progress.finished)
@@ -324,6 +325,8 @@ class _Run:
             log.warning(
                 "block %d, %s: %s; tried again", event.block.index, planes_text(event.block.read), event.message
             )
+        elif isinstance(event, Widened):
+            log.debug("block %d: %d regions were read again", event.block.index, event.count)
         elif isinstance(event, Failed):
             log.error("block %d, %s: %s", event.block.index, planes_text(event.block.read), event.message)
         self._listener(event)
