@@ -26,6 +26,8 @@ check: lint test  ## all that continuous integration asks
 bench: .venv/installed-test  ## speed beside other libraries, as ratios in one run
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.fracture
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.scale
 
 picture: .venv/installed-test  ## draw the picture of the README anew
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
