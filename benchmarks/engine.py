@@ -2,8 +2,8 @@
 
     python -m benchmarks.engine [--shape Z,Y,X] [--pairs N]
 
-The bare loop reads each block and finds its cells in one thread, with nothing around it, and writes the same tables. CPU
-time of the process and time by the clock, as ratios of runs that follow one another; medians and extremes of pairs.
+The bare loop reads each block and finds its cells in one thread, with nothing around it, and writes the same tables.
+CPU time of the process and time by the clock, as ratios of runs that follow one another; medians and extremes of pairs.
 """
 
 import argparse
