@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
 from cytolith.cells.config import MEASURES, CellsConfig
+from cytolith.cells.costs import near_reach
 from cytolith.cells.images import Clock, Image, Setting, dense_halo, run_image_steps, triple
 from cytolith.cells.owners import (
     Voxels,
@@ -33,7 +34,8 @@ from cytolith.kernels.components import Runs
 from cytolith.kernels.footprints import ball_offsets
 from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach
 from cytolith.kernels.measure import measure_balls, measure_shapes
-from cytolith.kernels.watershed import Shapes, grow_shapes
+from cytolith.kernels.surroundings import background_near
+from cytolith.kernels.watershed import Shapes, grow_shapes, trim_shapes
 
 Table: TypeAlias = dict[str, NDArray[Any]]
 
@@ -143,7 +145,25 @@ def cells_of_block(
     if _is_empty(setting.config) and _is_flat(image):
         return BlockCells(_empty_table(setting.config), np.empty(0, np.int64), NOTHING, {}, brightest=0.0)
     images = run_image_steps(image, block.read, setting, workspace, mask=mask, seconds=seconds)
-    config, clock = setting.config, Clock(seconds)
+    return cells_in_images(images, block, setting, workspace, mask_limit=mask_limit, asked=asked, seconds=seconds)
+
+
+def cells_in_images(
+    images: dict[str, Image],
+    block: Block,
+    setting: Setting,
+    workspace: Workspace,
+    *,
+    mask_limit: int | None = None,
+    asked: NDArray[np.int64] | None = None,
+    seconds: dict[str, float] | None = None,
+) -> BlockCells:
+    """Cells that a block owns, from the images that `run_image_steps` gave over its read region.
+
+    Parameters and errors are those of `cells_of_block`; time of each step is added to `seconds`.
+    """
+    config, seconds = setting.config, {} if seconds is None else seconds
+    clock = Clock(seconds)
     if config.maxima_detection is None:
         return BlockCells(_empty_table(config), np.empty(0, np.int64), NOTHING, images, seconds=seconds)
     step = config.maxima_detection
@@ -187,6 +207,9 @@ def cells_of_block(
             open_seeds=maxima.open,
             limit=mask_limit,
         )
+        if isinstance(config.shape_detection.fraction, float):
+            values = maxima.values.astype(np.float64)
+            shapes = trim_shapes(shapes, final, values - (1 - config.shape_detection.fraction) * np.abs(values))
         clock.lap("shape_detection")
         settled, some = settled & ~shapes.open, shapes.size > 0
         columns["size"] = shapes.size
@@ -220,14 +243,27 @@ def cells_of_block(
             owned = np.isin(row_keys, asked)
         index, row_keys = index[owned], row_keys[owned]
     index, row_keys = index[some[index]], row_keys[some[index]]
+    known, windows = block.trimmed(setting.shape, dense_halo(config)).read, None
+    if config.background_jump is not None and config.background_jump.ratio is not None:
+        # a larger background that is seen is there whatever else is: to drop needs no more, to keep needs all in view
+        at = places(row_keys, setting.shape)
+        kept = ~_beside_brighter(images, block, known, at, config)
+        index, row_keys, at = index[kept], row_keys[kept], at[kept]
+        reach = np.array(near_reach(config))
+        windows = np.hstack([at - reach, at + reach + 1])
+        shown = np.zeros(len(maxima), bool)
+        shown[index] = True
+        some &= shown  # what is not a row here is written by its owner, or by nobody
     loose = ~settled[index]
+    if windows is not None:
+        loose |= ~_holds(known, windows, setting.shape)
     table = {axis: centres[index, i] for i, axis in enumerate("zyx")}
     table |= {name: column[index] for name, column in columns.items()}
     table["truncated"] = loose
     cells = BlockCells(
         table,
         row_keys,
-        _where(maxima, shapes, balls, index[loose], trusted, margins),
+        _where(maxima, shapes, _around(balls, windows, index, loose), index[loose], trusted, margins),
         images,
         trusted=trusted,
         maxima=maxima,
@@ -244,22 +280,55 @@ def cells_of_block(
 def _where(
     maxima: Maxima,
     shapes: Shapes | None,
-    balls: NDArray[np.int64] | None,
+    around: NDArray[np.int64] | None,
     index: NDArray[np.int64],
     trusted: Block,
     margins: tuple[int, ...],
 ) -> Loose:
-    """Where some maxima, their shapes and what is measured around them lie."""
+    """Where some maxima, their shapes and what is looked at around them (a box each) lie."""
     if index.size == 0:
         return NOTHING
     boxes = extents(maxima, shapes, index, region_origin(trusted.read))
-    if balls is not None:
-        boxes[:, :3] = np.minimum(boxes[:, :3], balls[index, :3])
-        boxes[:, 3:] = np.maximum(boxes[:, 3:], balls[index, 3:])
+    if around is not None:
+        boxes[:, :3] = np.minimum(boxes[:, :3], around[:, :3])
+        boxes[:, 3:] = np.maximum(boxes[:, 3:], around[:, 3:])
     read = region_corners(trusted.read)
     near, far = np.array(margins[::2]), np.array(margins[1::2])
     touched = np.hstack([boxes[:, :3] < read[:3] + near, boxes[:, 3:] > read[3:] - far])
     return Loose(boxes, touched & (np.concatenate([near, far]) > 0))
+
+
+def _around(
+    balls: NDArray[np.int64] | None,
+    windows: NDArray[np.int64] | None,
+    index: NDArray[np.int64],
+    loose: NDArray[np.bool_],
+) -> NDArray[np.int64] | None:
+    """Boxes of what is looked at around loose rows: balls of their maxima, windows of the rows themselves."""
+    boxes = [] if balls is None else [balls[index[loose]]]
+    boxes += [] if windows is None else [windows[loose]]
+    if not boxes:
+        return None
+    corners = np.stack(boxes)
+    return np.hstack([corners[:, :, :3].min(0), corners[:, :, 3:].max(0)])
+
+
+def _beside_brighter(
+    images: dict[str, Image], block: Block, known: Region, at: NDArray[np.int64], config: CellsConfig
+) -> NDArray[np.bool_]:
+    """Whether positions in the volume lie beside a much brighter background, as far as it is known."""
+    assert config.background_jump is not None
+    assert config.background_jump.ratio is not None
+    assert config.maxima_detection is not None
+    origin = region_origin(block.read)
+    z, y, x = (slice(k.start - o, k.stop - o) for k, o in zip(known, origin, strict=True))
+    before, after = images["illumination_correction"], images["background_correction"]
+    own, largest = background_near(before, after, at - np.array(origin), near_reach(config), (z, y, x))
+    # A rim that passes the threshold needs a step that does. So the noise of a dark background is no jump; and where
+    # the camera's offset was taken off, a ratio says nothing.
+    threshold = config.maxima_detection.threshold
+    step = 0.0 if threshold is None else threshold.value
+    return (own > 0) & (largest > config.background_jump.ratio * own) & (largest - own > step)
 
 
 def _holds(region: Region, boxes: NDArray[np.int64], shape: Shape) -> NDArray[np.bool_]:

@@ -12,10 +12,10 @@ import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from cytolith.errors import ConfigError
-from cytolith.quantities import Length, Threshold, parse_lengths, parse_threshold
+from cytolith.quantities import Length, Threshold, parse_length, parse_lengths, parse_threshold
 
 IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization", "smoothing", "dog_filter")
 """Steps that make an image from an image, in the order they run."""
@@ -32,6 +32,10 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words)}"
 
 
+def _no_text(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in _OFF else value
+
+
 def _or_none(parse: Any) -> Any:
     def validate(value: Any) -> Any:
         if value is None or (isinstance(value, str) and value.strip().lower() in _OFF):
@@ -42,10 +46,6 @@ def _or_none(parse: Any) -> Any:
             raise ValueError(str(error)) from None
 
     return validate
-
-
-def _no_text(value: Any) -> Any:
-    return None if isinstance(value, str) and value.strip().lower() in _OFF else value
 
 
 def _numbers(value: Any) -> Any:
@@ -73,9 +73,15 @@ Lengths2 = Annotated[
 Lengths3 = Annotated[
     tuple[Length, Length, Length] | None, BeforeValidator(_or_none(lambda v: parse_lengths(v, 3))), _dump_lengths
 ]
+LengthField = Annotated[
+    Length | None,
+    BeforeValidator(_or_none(parse_length)),
+    PlainSerializer(lambda v: None if v is None else _plain(v)),
+]
 ThresholdField = Annotated[
     Threshold | None, BeforeValidator(_or_none(parse_threshold)), PlainSerializer(_plain_threshold)
 ]
+Fraction = Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None, BeforeValidator(_no_text)]
 Text = Annotated[str | None, BeforeValidator(_or_none(lambda v: str(v)))]
 
 
@@ -125,10 +131,15 @@ class BackgroundCorrection(Step):
     unknown."""
     form: Literal["disk", "cube"] = "disk"
     """Form of the footprint: disk or cube."""
+    stripe_length: LengthField = None
+    """For stripes of a light sheet: also take off what a line of this length along them holds, for example "73 um".
+    None: stripes are left alone."""
+    stripe_axis: Literal["y", "x"] = "x"
+    """Axis that stripes run along: y or x."""
     save: Text = None
     """Write the background-corrected volume to this .zarr or .npy."""
 
-    @field_validator("form", mode="before")
+    @field_validator("form", "stripe_axis", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -235,16 +246,41 @@ class MaximaDetection(Step):
         return value
 
 
-class ShapeDetection(Step):
-    """Shapes of cells: seeded watershed above a threshold.
+class BackgroundJump(Step):
+    """Drop what lies beside a much brighter background: rims of the tissue, of vessels and of the meninges.
 
-    At 4 times the noise the shapes in annotated c-Fos volumes have medians of 1,300 to 2,300 um3; cells there measure
-    750 to 2,500 um3.
+    The step of the background must also exceed the threshold of the maxima. Skipped where there is no background
+    correction. A maximum that is dropped still keeps its neighbours from growing over it.
     """
+
+    ratio: float | None = None
+    """Drop a maximum when the background near it exceeds this many times that at the maximum itself. Default: 1.5
+    where the threshold of the maxima is a multiple of the noise; with a grey value the step is skipped."""
+    radius: Lengths3 = None
+    """How far (Z,Y,X) near is. Default: 12, 25, 25 um, or 2, 15, 15 voxels when the voxel size is unknown."""
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return _no_text(value)
+
+    @field_validator("ratio")
+    @classmethod
+    def _more(cls, value: float | None) -> float | None:
+        if value is not None and value < 1:
+            raise ValueError(f"{value:g}: give a ratio of at least 1")
+        return value
+
+
+class ShapeDetection(Step):
+    """Shapes of cells: seeded watershed above a threshold, down to a fraction of each cell's own maximum."""
 
     threshold: ThresholdField = Threshold(4.0, "mad")
     """A cell grows over voxels above this value: "4 mad" (multiple of the noise), a grey value, or none
     (everywhere)."""
+    fraction: Fraction = "auto"
+    """A cell ends where it falls below this fraction of its own maximum; none: where the watershed ends; auto: 0.5
+    where the threshold is a multiple of the noise, none where it is a grey value."""
     save: Text = None
     """Write the labels (row of the table + 1) to this .zarr or .npy."""
 
@@ -307,6 +343,7 @@ class CellsConfig(Step):
     smoothing: Annotated[Smoothing | None, _switch(Smoothing)] = Smoothing()
     dog_filter: Annotated[DogFilter | None, _switch(DogFilter)] = DogFilter()
     maxima_detection: Annotated[MaximaDetection | None, _switch(MaximaDetection)] = MaximaDetection()
+    background_jump: Annotated[BackgroundJump | None, _switch(BackgroundJump)] = BackgroundJump()
     shape_detection: Annotated[ShapeDetection | None, _switch(ShapeDetection)] = ShapeDetection()
     intensity_detection: Annotated[IntensityDetection | None, _switch(IntensityDetection)] = IntensityDetection()
 
@@ -318,6 +355,7 @@ _MODELS: dict[str, type[Step]] = {
     "smoothing": Smoothing,
     "dog_filter": DogFilter,
     "maxima_detection": MaximaDetection,
+    "background_jump": BackgroundJump,
     "shape_detection": ShapeDetection,
     "intensity_detection": IntensityDetection,
 }

@@ -22,23 +22,33 @@ ROOM_VOXELS = 16
 
 def clear_reach(config: CellsConfig) -> Shape:
     """Voxels around a maximum within which something unknown makes it, or its shape, unknown: the least halo."""
-    window = (0, 0, 0)
-    if config.maxima_detection is not None and config.maxima_detection.shape is not None:
-        window = maxima_reach(triple(config.maxima_detection.shape))
-    z, y, x = (d + w for d, w in zip(dense_halo(config), window, strict=True))
+    z, y, x = (d + max(w, n) for d, w, n in zip(dense_halo(config), _window(config), near_reach(config), strict=True))
     return z, y, x
+
+
+def near_reach(config: CellsConfig) -> Shape:
+    """Voxels around a maximum that decide whether it is kept, beside the images' own reach."""
+    if config.background_jump is None or config.background_jump.radius is None:
+        return 0, 0, 0
+    return triple(config.background_jump.radius)
+
+
+def _window(config: CellsConfig) -> Shape:
+    if config.maxima_detection is None or config.maxima_detection.shape is None:
+        return 0, 0, 0
+    return maxima_reach(triple(config.maxima_detection.shape))
 
 
 def block_halo(config: CellsConfig, voxel_size: VoxelSize | None) -> Shape:
     """Voxels that a block reads around its core: reach of the image steps, of the maxima, and room for cells."""
-    window = (0, 0, 0)
-    if config.maxima_detection is not None and config.maxima_detection.shape is not None:
-        window = maxima_reach(triple(config.maxima_detection.shape))
+    window = _window(config)
     ball = (0, 0, 0)
     if config.intensity_detection is not None and config.intensity_detection.shape is not None:
         ball = triple(config.intensity_detection.shape)
     room = [ROOM_VOXELS] * 3 if voxel_size is None else [max(2, round(ROOM_UM / edge)) for edge in voxel_size]
-    z, y, x = (d + max(r, 2 * w, b) for d, w, r, b in zip(clear_reach(config), window, room, ball, strict=True))
+    z, y, x = (d + w + max(r, 2 * w, b) for d, w, r, b in zip(dense_halo(config), window, room, ball, strict=True))
+    near = clear_reach(config)
+    z, y, x = max(z, near[0]), max(y, near[1]), max(x, near[2])
     return z, y, x
 
 
@@ -51,6 +61,8 @@ def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
     if config.equalization is not None:
         total += 4.0  # sorted copies of the windows
         total += 2.0 if config.equalization.mask is not None else 0.0
+    if config.background_correction is not None and config.background_correction.stripe_length is not None:
+        total += dtype.itemsize if config.illumination_correction is None else 4
     maxima, shapes = config.maxima_detection, config.shape_detection
     if maxima is not None:
         total += (1.0 if maxima.h_max is not None else 0.0) + (2.0 if maxima.save else 0.0)

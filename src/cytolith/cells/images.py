@@ -6,6 +6,7 @@ They touch every voxel, in a fixed order, and each has a fixed reach. Pure: arra
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, region_origin
-from cytolith.cells.config import IMAGE_STEPS, CellsConfig
+from cytolith.cells.config import (
+    IMAGE_STEPS,
+    BackgroundCorrection,
+    CellsConfig,
+    DogFilter,
+    Equalization,
+    Smoothing,
+)
 from cytolith.cells.resolve import real, whole
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.background import background_reach, remove_background
@@ -43,8 +51,7 @@ def dense_halo(config: CellsConfig) -> Shape:
     """Voxels around a region on which the image steps' result in it depends: the sum of their reaches."""
     reaches: list[tuple[int, ...]] = [(0, 0, 0)]
     if config.background_correction is not None and config.background_correction.shape is not None:
-        y, x = whole(config.background_correction.shape)
-        reaches.append(background_reach((y, x), config.background_correction.form))
+        reaches.append(background_halo(config.background_correction))
     if config.equalization is not None and config.equalization.selem and config.equalization.spacing:
         reaches.append(equalize_reach(triple(config.equalization.selem), triple(config.equalization.spacing)))
     if config.smoothing is not None and config.smoothing.sigma is not None:
@@ -53,6 +60,17 @@ def dense_halo(config: CellsConfig) -> Shape:
         reaches.append(dog_reach(triple(config.dog_filter.shape)))
     z, y, x = (sum(axis) for axis in zip(*reaches, strict=True))
     return z, y, x
+
+
+def background_halo(step: BackgroundCorrection) -> Shape:
+    """Voxels around a region on which the background in it depends."""
+    assert step.shape is not None
+    y, x = whole(step.shape)
+    reach = background_reach((y, x), step.form)
+    if step.stripe_length is None:
+        return reach
+    line = background_reach(stripe_footprint(step), "cube")
+    return max(reach[0], line[0]), max(reach[1], line[1]), max(reach[2], line[2])
 
 
 def image_dtypes(config: CellsConfig, source: np.dtype[Any]) -> dict[str, np.dtype[Any]]:
@@ -92,55 +110,103 @@ def run_image_steps(
     seconds
         Time of each step is added here.
     """
-    config, shape = setting.config, (image.shape[0], image.shape[1], image.shape[2])
     clock = Clock(seconds)
     images = {"source": image}
-    current = image
-    if setting.flat_field is not None:
-        field = setting.flat_field.crop(region[1], region[2])
-        current = apply_flat_field(current, field, out=workspace.array("illumination", shape, np.float32))
-        clock.lap("illumination_correction")
-    images["illumination_correction"] = current
-    background = config.background_correction
-    if background is not None and background.shape is not None:
-        y, x = whole(background.shape)
-        out = workspace.array("background", shape, current.dtype)
-        current = remove_background(current, (y, x), background.form, out=out)
-        clock.lap("background_correction")
-    images["background_correction"] = current
-    step = config.equalization
-    if step is not None and step.selem is not None and step.spacing is not None:
-        current = equalize(
-            current,
-            percentile=step.percentile,
-            max_value=step.max_value,
-            selem=triple(step.selem),
-            spacing=triple(step.spacing),
-            interpolate=step.interpolate,
-            mask=mask,
-            origin=region_origin(region),
-            volume_shape=setting.shape,
-            out=workspace.array("equalization", shape, np.float32),
-        )
-        clock.lap("equalization")
-    images["equalization"] = current
-    if config.smoothing is not None and config.smoothing.sigma is not None:
-        sigma = _sigmas(config.smoothing.sigma)
-        current = smooth(current, sigma, truncate=TRUNCATE, out=workspace.array("smoothing", shape, np.float32))
-        clock.lap("smoothing")
-    images["smoothing"] = current
-    dog = config.dog_filter
-    if dog is not None and dog.shape is not None:
-        current = dog_filter(
-            current,
-            triple(dog.shape),
-            None if dog.sigma is None else _sigmas(dog.sigma),
-            None if dog.sigma2 is None else _sigmas(dog.sigma2),
-            out=workspace.array("dog", shape, np.float32),
-        )
-        clock.lap("dog_filter")
-    images["dog_filter"] = current
+    for name in IMAGE_STEPS:
+        before = image
+        image = run_step(name, before, region, setting, workspace, mask=mask)
+        images[name] = image
+        if image is not before:
+            clock.lap(name)
     return images
+
+
+def run_step(
+    name: str, image: Image, region: Region, setting: Setting, workspace: Workspace, *, mask: Image | None = None
+) -> Image:
+    """The image after one step; the image itself where the step is skipped. Parameters as in `run_image_steps`."""
+    step: Any = getattr(setting.config, name)
+    if step is None or (name == "illumination_correction" and setting.flat_field is None):
+        return image
+    return _STEPS[name](step, image, region, setting, workspace, mask)
+
+
+def _illumination_correction(
+    _: Any, image: Image, region: Region, setting: Setting, workspace: Workspace, __: Image | None
+) -> Image:
+    assert setting.flat_field is not None
+    field = setting.flat_field.crop(region[1], region[2])
+    return apply_flat_field(image, field, out=workspace.array("illumination", image.shape, np.float32))
+
+
+def _background_correction(
+    step: BackgroundCorrection, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None
+) -> Image:
+    assert step.shape is not None
+    y, x = whole(step.shape)
+    out = workspace.array("background", image.shape, image.dtype)
+    remove_background(image, (y, x), step.form, out=out)
+    if step.stripe_length is not None:
+        # what is left above the larger of two backgrounds is the smaller of what is left above each
+        line = workspace.array("stripes", image.shape, image.dtype)
+        remove_background(image, stripe_footprint(step), "cube", out=line)
+        np.minimum(out, line, out=out)
+    return out
+
+
+def _equalization(
+    step: Equalization, image: Image, region: Region, setting: Setting, workspace: Workspace, mask: Image | None
+) -> Image:
+    assert step.selem is not None
+    assert step.spacing is not None
+    return equalize(
+        image,
+        percentile=step.percentile,
+        max_value=step.max_value,
+        selem=triple(step.selem),
+        spacing=triple(step.spacing),
+        interpolate=step.interpolate,
+        mask=mask,
+        origin=region_origin(region),
+        volume_shape=setting.shape,
+        out=workspace.array("equalization", image.shape, np.float32),
+    )
+
+
+def _smoothing(step: Smoothing, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None) -> Image:
+    assert step.sigma is not None
+    return smooth(
+        image, _sigmas(step.sigma), truncate=TRUNCATE, out=workspace.array("smoothing", image.shape, np.float32)
+    )
+
+
+def _dog_filter(
+    step: DogFilter, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None
+) -> Image:
+    assert step.shape is not None
+    return dog_filter(
+        image,
+        triple(step.shape),
+        None if step.sigma is None else _sigmas(step.sigma),
+        None if step.sigma2 is None else _sigmas(step.sigma2),
+        out=workspace.array("dog", image.shape, np.float32),
+    )
+
+
+_STEPS: dict[str, Callable[..., Image]] = {
+    "illumination_correction": _illumination_correction,
+    "background_correction": _background_correction,
+    "equalization": _equalization,
+    "smoothing": _smoothing,
+    "dog_filter": _dog_filter,
+}
+
+
+def stripe_footprint(step: BackgroundCorrection) -> tuple[int, int]:
+    """Extent (Y, X) of the line along the stripes, in voxels."""
+    assert step.stripe_length is not None
+    (length,) = whole((step.stripe_length,))
+    return (length, 1) if step.stripe_axis == "y" else (1, length)
 
 
 def triple(lengths: tuple[Any, ...]) -> Shape:

@@ -21,6 +21,10 @@ _DEFAULTS: dict[tuple[str, str], tuple[tuple[Length, ...], tuple[Length, ...]]] 
         (Length(18, "um"), Length(8, "um"), Length(8, "um")),
         (Length(3), Length(5), Length(5)),
     ),
+    ("background_jump", "radius"): (
+        (Length(12, "um"), Length(25, "um"), Length(25, "um")),
+        (Length(2), Length(15), Length(15)),
+    ),
     ("intensity_detection", "shape"): ((Length(8, "um"),) * 3, (Length(3),) * 3),
 }
 """Defaults of lengths, in micrometres for a known voxel size and in voxels for an unknown one. Disk, Gaussian and
@@ -30,6 +34,12 @@ there."""
 
 _ODD = {("maxima_detection", "shape"), ("intensity_detection", "shape")}
 """Windows around a centre: micrometres are rounded to an odd number of voxels, so that they are symmetric."""
+
+JUMP = 1.5
+"""Largest background near a cell, as a multiple of its own: the one rule about surroundings that carried over between
+annotated volumes."""
+FRACTION = 0.5
+"""Part of its own maximum at which a cell ends: shapes then have the sizes of cells, dim and bright ones alike."""
 
 _LEAST = float(np.finfo(np.float32).tiny)
 _REAL = {"sigma", "sigma2"}
@@ -46,7 +56,21 @@ def with_defaults(config: CellsConfig, voxel_size: VoxelSize | None) -> CellsCon
         if name == "maxima_detection" and step.h_max is not None:
             continue  # extended maxima have no window unless one is given
         changed[name] = step.model_copy(update={field: known if voxel_size is not None else unknown})
-    return config.model_copy(update=changed)
+    config = config.model_copy(update=changed)
+    return config.model_copy(update=_scaled_defaults(config))
+
+
+def _scaled_defaults(config: CellsConfig) -> dict[str, Step | None]:
+    """What goes with thresholds in multiples of the noise; grey values mean the plain steps, as ClearMap has them."""
+    changed: dict[str, Step | None] = {}
+    jump, maxima, shapes = config.background_jump, config.maxima_detection, config.shape_detection
+    if jump is not None and jump.ratio is None:
+        scaled = maxima is not None and maxima.threshold is not None and maxima.threshold.unit == "mad"
+        changed["background_jump"] = jump.model_copy(update={"ratio": JUMP}) if scaled else None
+    if shapes is not None and shapes.fraction == "auto":
+        scaled = shapes.threshold is not None and shapes.threshold.unit == "mad"
+        changed["shape_detection"] = shapes.model_copy(update={"fraction": FRACTION if scaled else None})
+    return changed
 
 
 def in_voxels(config: CellsConfig, voxel_size: VoxelSize | None) -> CellsConfig:
@@ -66,7 +90,10 @@ def in_voxels(config: CellsConfig, voxel_size: VoxelSize | None) -> CellsConfig:
         update: dict[str, Any] = {}
         for field, value in step:
             if isinstance(value, tuple) and value and isinstance(value[0], Length):
-                update[field] = _voxels(value, voxel_size, name, field)
+                update[field] = _voxels(value, edges(voxel_size, len(value)), name, field)
+            elif isinstance(value, Length):  # along one axis of the plane
+                edge = edges(voxel_size, 2)[0 if getattr(step, "stripe_axis", "x") == "y" else 1]
+                (update[field],) = _voxels((value,), (edge,), name, field)
         changed[name] = step.model_copy(update=update)
     for name, needed in (("illumination_correction", "flatfield"), ("dog_filter", "shape")):
         step = getattr(config, name)
@@ -74,12 +101,16 @@ def in_voxels(config: CellsConfig, voxel_size: VoxelSize | None) -> CellsConfig:
             if step != type(step)():
                 raise ConfigError(f"{name}: without a {needed} the step does nothing; give {name}.{needed}, or none")
             changed[name] = None
+    if changed.get("background_correction") is None:
+        changed["background_jump"] = None
     return config.model_copy(update=changed)
 
 
-def _voxels(lengths: tuple[Length, ...], voxel_size: VoxelSize | None, name: str, field: str) -> tuple[Length, ...]:
+def _voxels(
+    lengths: tuple[Length, ...], voxel_edges: tuple[float | None, ...], name: str, field: str
+) -> tuple[Length, ...]:
     result = []
-    for length, edge in zip(lengths, edges(voxel_size, len(lengths)), strict=True):
+    for length, edge in zip(lengths, voxel_edges, strict=True):
         try:
             value = length.in_voxels(edge)
         except ConfigError as error:

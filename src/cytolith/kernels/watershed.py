@@ -165,6 +165,40 @@ def grow_shapes(
     return Shapes(runs, labels, count, size, is_open)
 
 
+def trim_shapes(shapes: Shapes, image: ArrayLike, least: ArrayLike) -> Shapes:
+    """Shapes without the voxels that are dimmer than what each shape must have.
+
+    Parameters
+    ----------
+    shapes
+        As `grow_shapes` returns them.
+    image
+        (z, y, x) of the shapes' extent, for example the image they were grown in.
+    least
+        (count,): least value of a voxel of each shape.
+
+    Returns
+    -------
+    Shapes
+        On the same runs; what is open stays open.
+
+    Examples
+    --------
+    >>> image = np.array([[[9, 4, 2, 5, 8, 0, 1]]], np.uint8)
+    >>> trim_shapes(grow_shapes(image, [0, 1, 2], [0, 4], threshold=0), image, [4.5, 4]).to_dense()
+    array([[[1, 0, 0, 2, 2, 0, 0]]], dtype=int32)
+    """
+    image, limits = as_image(image), np.ascontiguousarray(least, np.float64)
+    if image.shape != shapes.runs.shape or limits.shape != (shapes.count,):
+        raise ValueError(
+            f"image, least: {image.shape}, {limits.shape} given, {shapes.runs.shape}, {(shapes.count,)} needed"
+        )
+    Z, Y, X = image.shape
+    runs, labels, size = shapes.runs, shapes.labels.copy(), shapes.size.copy()
+    _trim(image.reshape(Z * Y, X), runs.row_start, runs.start, runs.stop, runs.offset, limits, labels, size)
+    return Shapes(runs, labels, shapes.count, size, shapes.open)
+
+
 def detect_shape(image: ArrayLike, seeds: ArrayLike | SeedLists, threshold: float | None = None) -> NDArray[np.int32]:
     """Labels of the shapes grown from seeds inside the mask ``image > threshold``.
 
@@ -288,3 +322,24 @@ def _paint(
         for r in range(row_start[row], row_start[row + 1]):
             for x in range(start[r], stop[r]):
                 out[x] = labels[offset[r] + x - start[r]]
+
+
+@jit
+def _trim(
+    rows: NDArray[Any],
+    row_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    offset: NDArray[np.int64],
+    least: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    size: NDArray[np.int64],
+) -> None:
+    for row in range(rows.shape[0]):
+        for r in range(row_start[row], row_start[row + 1]):
+            for x in range(start[r], stop[r]):
+                at = offset[r] + x - start[r]
+                label = labels[at]
+                if label > 0 and rows[row, x] < least[label - 1]:
+                    labels[at] = 0
+                    size[label - 1] -= 1
