@@ -16,6 +16,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from ome_zarr_models.v05 import Image
 
 from cytolith.axes import full_region
 from cytolith.errors import OutputError
@@ -93,6 +94,7 @@ def test_zarr_is_an_ome_image_with_voxel_size(tmp_path):
     assert volume.describe()["format"] == "OME-Zarr 0.5"
     assert volume.describe()["compression"] == "blosc lz4"
     group = zarr.open_group(tmp_path / "brain.zarr", mode="r")
+    Image.from_zarr(group)
     assert group.attrs["ome"]["multiscales"][0]["name"] == "brain"
     assert group["0"].metadata.dimension_names == ("z", "y", "x")
 
@@ -101,6 +103,7 @@ def test_zarr_without_voxel_size_claims_none(tmp_path):
     with create_sink(tmp_path / "a.zarr", SHAPE, "uint16", SHAPE):
         pass
     assert open_volume(tmp_path / "a.zarr").voxel_size is None
+    Image.from_zarr(zarr.open_group(tmp_path / "a.zarr", mode="r"))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".tif", ".zarr"])

@@ -234,7 +234,7 @@ def test_arrays_can_be_pickled():
     [
         ("a.tif", b"", r"a\.tif is empty \(0 bytes\)"),
         ("a.tif", b"not a tiff", "neither TIFF nor .npy nor zarr"),
-        ("a.h5", b"\x89HDF\r\n\x1a\n", r"is HDF5: open it with h5py"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", r"a.h5 is cut off or damaged"),
         ("a.tif", b"II*\0\xff\xff\xff\x7f", "cut off or not a TIFF file"),
     ],
 )

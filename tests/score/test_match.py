@@ -182,3 +182,17 @@ def test_assignment_of_any_graph(data):
     best = linked[best_rows, best_columns]
     assert len(taken) == best.sum()
     assert costs[taken, column_of[taken]].sum() == costs[best_rows, best_columns][best].sum()
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 10**6), clusters=st.integers(1, 6), spread=st.sampled_from([0.5, 3.0, 8.0]))
+def test_clustered_sets_against_the_hungarian_method(seed, clusters, spread):
+    rng = np.random.default_rng(seed)
+    centres = rng.uniform(0, 60, (clusters, 3))
+    real = centres[rng.integers(0, clusters, 40)] + rng.normal(0, spread, (40, 3))
+    found = np.concatenate([real[:25] + rng.normal(0, 1, (25, 3)), centres + rng.normal(0, spread, centres.shape)])
+    result = match(found, real, 4.0, (2.0, 1.0, 0.5))
+    check(result, found, real, 4.0, (2.0, 1.0, 0.5))
+    count, total = brute_force(found, real, 4.0, (2.0, 1.0, 0.5))
+    assert result.true_positives == count
+    assert result.distances.sum() == pytest.approx(total, abs=1e-6)

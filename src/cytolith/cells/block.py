@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
+from cytolith.cells.background_jump import beside_brighter
 from cytolith.cells.config import MEASURES, CellsConfig
 from cytolith.cells.costs import near_reach
+from cytolith.cells.features import empty_columns, feature_columns
 from cytolith.cells.images import Clock, Image, Setting, dense_halo, run_image_steps, triple
 from cytolith.cells.owners import (
     Voxels,
@@ -34,7 +36,6 @@ from cytolith.kernels.components import Runs
 from cytolith.kernels.footprints import ball_offsets
 from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach
 from cytolith.kernels.measure import measure_balls, measure_shapes
-from cytolith.kernels.surroundings import background_near
 from cytolith.kernels.watershed import Shapes, grow_shapes, trim_shapes
 
 Table: TypeAlias = dict[str, NDArray[Any]]
@@ -244,21 +245,24 @@ def cells_in_images(
         index, row_keys = index[owned], row_keys[owned]
     index, row_keys = index[some[index]], row_keys[some[index]]
     known, windows = block.trimmed(setting.shape, dense_halo(config)).read, None
+    at = places(row_keys, setting.shape)
     if config.background_jump is not None and config.background_jump.ratio is not None:
         # a larger background that is seen is there whatever else is: to drop needs no more, to keep needs all in view
-        at = places(row_keys, setting.shape)
-        kept = ~_beside_brighter(images, block, known, at, config)
+        kept = ~beside_brighter(images, block, known, at, config)
         index, row_keys, at = index[kept], row_keys[kept], at[kept]
-        reach = np.array(near_reach(config))
-        windows = np.hstack([at - reach, at + reach + 1])
         shown = np.zeros(len(maxima), bool)
         shown[index] = True
         some &= shown  # what is not a row here is written by its owner, or by nobody
     loose = ~settled[index]
-    if windows is not None:
+    reach = np.array(near_reach(config))
+    if reach.any():
+        windows = np.hstack([at - reach, at + reach + 1])
         loose |= ~_holds(known, windows, setting.shape)
     table = {axis: centres[index, i] for i, axis in enumerate("zyx")}
     table |= {name: column[index] for name, column in columns.items()}
+    if config.features is not None:
+        table |= feature_columns(images, at - np.array(region_origin(block.read)), setting.noise, config, workspace)
+        clock.lap("features")
     table["truncated"] = loose
     cells = BlockCells(
         table,
@@ -311,24 +315,6 @@ def _around(
         return None
     corners = np.stack(boxes)
     return np.hstack([corners[:, :, :3].min(0), corners[:, :, 3:].max(0)])
-
-
-def _beside_brighter(
-    images: dict[str, Image], block: Block, known: Region, at: NDArray[np.int64], config: CellsConfig
-) -> NDArray[np.bool_]:
-    """Whether positions in the volume lie beside a much brighter background, as far as it is known."""
-    assert config.background_jump is not None
-    assert config.background_jump.ratio is not None
-    assert config.maxima_detection is not None
-    origin = region_origin(block.read)
-    z, y, x = (slice(k.start - o, k.stop - o) for k, o in zip(known, origin, strict=True))
-    before, after = images["illumination_correction"], images["background_correction"]
-    own, largest = background_near(before, after, at - np.array(origin), near_reach(config), (z, y, x))
-    # A rim that passes the threshold needs a step that does. So the noise of a dark background is no jump; and where
-    # the camera's offset was taken off, a ratio says nothing.
-    threshold = config.maxima_detection.threshold
-    step = 0.0 if threshold is None else threshold.value
-    return (own > 0) & (largest > config.background_jump.ratio * own) & (largest - own > step)
 
 
 def _holds(region: Region, boxes: NDArray[np.int64], shape: Shape) -> NDArray[np.bool_]:
@@ -392,6 +378,7 @@ def _empty_table(config: CellsConfig) -> Table:
         table["size"] = np.empty(0, np.int64)
     if config.intensity_detection is not None:
         table |= {name: np.empty(0) for name in MEASURES if name in config.intensity_detection.measure}
+    table |= empty_columns(config)
     table["truncated"] = np.empty(0, bool)
     return table
 

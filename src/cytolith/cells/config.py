@@ -21,6 +21,24 @@ IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization
 """Steps that make an image from an image, in the order they run."""
 MEASURES = ("source", *IMAGE_STEPS)
 """Images whose intensity a cell can be measured on."""
+FEATURES = (
+    "peak_to_noise",
+    "peak_to_background",
+    "background",
+    "ring_to_peak",
+    "raw_contrast",
+    "raw_height",
+    "relief",
+    "dog_to_peak",
+    "background_sd",
+    "background_jump",
+    "background_jump_wide",
+    "background_low",
+    "relative_height",
+    "mean_around",
+    "sd_around",
+)
+"""Measures of a cell and its surroundings; docs/features.md says what each is."""
 _OFF = {"none", "off", "false", "no"}
 SWITCH_ON = {"on", "true", "yes", "default"}
 """Words that switch a step on with its defaults."""
@@ -316,6 +334,32 @@ class IntensityDetection(Step):
         return names
 
 
+class Features(Step):
+    """Measures of a cell and its surroundings, for telling cells from what looks like them. Off by default."""
+
+    measure: tuple[str, ...] = FEATURES
+    """Which, by name. Default: all."""
+    cell: Lengths3 = None
+    """Extent (Z,Y,X) of a cell; windows are multiples of it. Default: 12 um, or 2, 7.4, 7.4 voxels when the voxel size
+    is unknown."""
+
+    @field_validator("measure", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        names = [v.strip().replace("-", "_") for v in value.split(",")] if isinstance(value, str) else list(value)
+        for name in names:
+            if name not in FEATURES:
+                raise ValueError(f"{name!r} is no feature; {nearest(str(name), FEATURES)}")
+        return tuple(name for name in FEATURES if name in names)
+
+    @field_validator("cell")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value is not None and any(length.value <= 0 for length in value):
+            raise ValueError("must be positive")
+        return value
+
+
 def _switch(kind: type[Step]) -> BeforeValidator:
     def validate(value: Any) -> Any:
         if isinstance(value, str):
@@ -346,6 +390,7 @@ class CellsConfig(Step):
     background_jump: Annotated[BackgroundJump | None, _switch(BackgroundJump)] = BackgroundJump()
     shape_detection: Annotated[ShapeDetection | None, _switch(ShapeDetection)] = ShapeDetection()
     intensity_detection: Annotated[IntensityDetection | None, _switch(IntensityDetection)] = IntensityDetection()
+    features: Annotated[Features | None, _switch(Features)] = None
 
 
 _MODELS: dict[str, type[Step]] = {
@@ -358,6 +403,7 @@ _MODELS: dict[str, type[Step]] = {
     "background_jump": BackgroundJump,
     "shape_detection": ShapeDetection,
     "intensity_detection": IntensityDetection,
+    "features": Features,
 }
 STEPS = tuple(_MODELS)
 """Names of the steps in the order they run."""

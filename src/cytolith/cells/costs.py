@@ -8,6 +8,7 @@ import numpy as np
 
 from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.config import CellsConfig
+from cytolith.cells.features import features_reach
 from cytolith.cells.images import dense_halo, image_dtypes, triple
 from cytolith.kernels.maxima import maxima_reach
 
@@ -28,9 +29,13 @@ def clear_reach(config: CellsConfig) -> Shape:
 
 def near_reach(config: CellsConfig) -> Shape:
     """Voxels around a maximum that decide whether it is kept, beside the images' own reach."""
-    if config.background_jump is None or config.background_jump.radius is None:
-        return 0, 0, 0
-    return triple(config.background_jump.radius)
+    reaches: list[tuple[int, ...]] = [(0, 0, 0)]
+    if config.background_jump is not None and config.background_jump.radius is not None:
+        reaches.append(triple(config.background_jump.radius))
+    if config.features is not None and config.maxima_detection is not None:
+        reaches.append(features_reach(config.features))
+    z, y, x = (max(axis) for axis in zip(*reaches, strict=True))
+    return z, y, x
 
 
 def _window(config: CellsConfig) -> Shape:
@@ -63,6 +68,8 @@ def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
         total += 2.0 if config.equalization.mask is not None else 0.0
     if config.background_correction is not None and config.background_correction.stripe_length is not None:
         total += dtype.itemsize if config.illumination_correction is None else 4
+    if config.features is not None:
+        total += 16.0  # two more smoothings, the background, and the image as real numbers
     maxima, shapes = config.maxima_detection, config.shape_detection
     if maxima is not None:
         total += (1.0 if maxima.h_max is not None else 0.0) + (2.0 if maxima.save else 0.0)

@@ -45,6 +45,8 @@ class Setting:
     """Extent of the volume."""
     flat_field: FlatField | None = None
     """Flat field of the whole plane."""
+    noise: float | None = None
+    """Noise of the image that maxima are looked for in, where it is needed."""
 
 
 def dense_halo(config: CellsConfig) -> Shape:
@@ -55,7 +57,7 @@ def dense_halo(config: CellsConfig) -> Shape:
     if config.equalization is not None and config.equalization.selem and config.equalization.spacing:
         reaches.append(equalize_reach(triple(config.equalization.selem), triple(config.equalization.spacing)))
     if config.smoothing is not None and config.smoothing.sigma is not None:
-        reaches.append(smooth_reach(_sigmas(config.smoothing.sigma), TRUNCATE))
+        reaches.append(smooth_reach(sigmas(config.smoothing.sigma), TRUNCATE))
     if config.dog_filter is not None and config.dog_filter.shape is not None:
         reaches.append(dog_reach(triple(config.dog_filter.shape)))
     z, y, x = (sum(axis) for axis in zip(*reaches, strict=True))
@@ -176,7 +178,7 @@ def _equalization(
 def _smoothing(step: Smoothing, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None) -> Image:
     assert step.sigma is not None
     return smooth(
-        image, _sigmas(step.sigma), truncate=TRUNCATE, out=workspace.array("smoothing", image.shape, np.float32)
+        image, sigmas(step.sigma), truncate=TRUNCATE, out=workspace.array("smoothing", image.shape, np.float32)
     )
 
 
@@ -187,8 +189,8 @@ def _dog_filter(
     return dog_filter(
         image,
         triple(step.shape),
-        None if step.sigma is None else _sigmas(step.sigma),
-        None if step.sigma2 is None else _sigmas(step.sigma2),
+        None if step.sigma is None else sigmas(step.sigma),
+        None if step.sigma2 is None else sigmas(step.sigma2),
         out=workspace.array("dog", image.shape, np.float32),
     )
 
@@ -215,7 +217,8 @@ def triple(lengths: tuple[Any, ...]) -> Shape:
     return z, y, x
 
 
-def _sigmas(lengths: tuple[Any, ...]) -> tuple[float, float, float]:
+def sigmas(lengths: tuple[Any, ...]) -> tuple[float, float, float]:
+    """Three lengths of a resolved configuration as numbers of voxels, (z, y, x)."""
     z, y, x = real(lengths)
     return z, y, x
 

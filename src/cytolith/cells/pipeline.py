@@ -262,7 +262,7 @@ def with_thresholds(prepared: Prepared) -> tuple[Prepared, float | None]:
         return prepared, None
     noise = sample_noise(prepared)
     log.info("noise of the volume: %.6g", noise)
-    return replace(prepared, setting=replace(prepared.setting, config=with_noise(config, noise))), noise
+    return replace(prepared, setting=replace(prepared.setting, config=with_noise(config, noise), noise=noise)), noise
 
 
 def compute(

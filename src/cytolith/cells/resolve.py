@@ -25,6 +25,7 @@ _DEFAULTS: dict[tuple[str, str], tuple[tuple[Length, ...], tuple[Length, ...]]] 
         (Length(12, "um"), Length(25, "um"), Length(25, "um")),
         (Length(2), Length(15), Length(15)),
     ),
+    ("features", "cell"): ((Length(12, "um"),) * 3, (Length(2), Length(7.4), Length(7.4))),
     ("intensity_detection", "shape"): ((Length(8, "um"),) * 3, (Length(3),) * 3),
 }
 """Defaults of lengths, in micrometres for a known voxel size and in voxels for an unknown one. Disk, Gaussian and
@@ -42,7 +43,7 @@ FRACTION = 0.5
 """Part of its own maximum at which a cell ends: shapes then have the sizes of cells, dim and bright ones alike."""
 
 _LEAST = float(np.finfo(np.float32).tiny)
-_REAL = {"sigma", "sigma2"}
+_REAL = {"sigma", "sigma2", "cell"}
 """Fields that need not be whole voxels."""
 
 
@@ -128,7 +129,9 @@ def _voxels(
 
 
 def noise_scaled(config: CellsConfig) -> bool:
-    """Whether any threshold is a multiple of the noise, so that the noise of the volume must be known."""
+    """Whether a threshold is a multiple of the noise, or a feature, so that the noise of the volume must be known."""
+    if config.features is not None and "peak_to_noise" in config.features.measure:
+        return True
     return any(t is not None and t.unit == "mad" for t in _thresholds(config))
 
 

@@ -36,8 +36,30 @@ app = App(
 app.command("cytolith.cli.cells:cells", name="cells", help=_CELLS)
 app.command("cytolith.cli.fracture:fracture", name="fracture", help=_FRACTURE)
 app.command("cytolith.cli.table:filter_table", name="filter", help="Keep the rows of a table of cells within limits.")
-app.command("cytolith.cli.table:score", name="score", help="Compare a table of cells with annotated centres.")
-app.command("cytolith.cli.info:info", name="info", help="Show what a volume is: shape, type, voxel size, storage.")
+app.command(
+    "cytolith.cli.score:score", name="score", help="Compare cells with annotated centres, in all and by region."
+)
+app.command("cytolith.cli.report:report", name="report", help="Show what a run found as one HTML page.")
+app.command("cytolith.cli.tune:tune", name="tune", help="Find parameters for annotated cells.")
+app.command("cytolith.cli.preview:preview", name="preview", help="Show the steps side by side on a crop.")
+app.command("cytolith.cli.train:train", name="train", help="Train a filter on annotated cells of your own sample.")
+app.command(
+    "cytolith.cli.export:export",
+    name="export",
+    help="Write a table of cells for ClearMap, cellfinder, napari or neuroglancer.",
+)
+app.command("cytolith.cli.density:density", name="density", help="Write a map of how many cells lie where.")
+app.command("cytolith.cli.regions:regions", name="regions", help="Count the cells in each region of an annotation.")
+app.command(
+    "cytolith.cli.convert:convert",
+    name="convert",
+    help="Write a volume as OME-Zarr with coarser levels, BigTIFF or .npy.",
+)
+app.command(
+    "cytolith.cli.info:info",
+    name="info",
+    help="Show what a volume is, which planes cannot be read, and what a run would take.",
+)
 app.command("cytolith.cli.sample:sample", name="sample", help="Write synthetic volumes with known truth.")
 
 

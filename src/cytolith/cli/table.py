@@ -1,4 +1,4 @@
-"""``cytolith filter`` and ``cytolith score``: what is done with a table of cells."""
+"""``cytolith filter``: rows of a table of cells within limits."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cytolith.errors import ConfigError
-from cytolith.quantities import parse_length, parse_triple
 
 
 def filter_table(
@@ -46,46 +45,4 @@ def filter_table(
     write_table(kept, output, metadata=metadata)
     before, after = (len(next(iter(t.values()))) for t in (rows, kept))
     print(f"{after:,} of {before:,} rows kept: {output}")
-    return 0
-
-
-def score(
-    detections: Path,
-    truth: Path,
-    /,
-    *,
-    tolerance: str = "8 um",
-    voxel_size: str | None = None,
-) -> int:
-    """Compare a table of cells with annotated centres, matched one to one within a distance.
-
-    Parameters
-    ----------
-    detections
-        Table with columns z, y, x in voxels.
-    truth
-        Table of annotated centres with columns z, y, x in voxels.
-    tolerance
-        Largest distance of a match: micrometres ("8 um") or voxels (5).
-    voxel_size
-        Edges Z,Y,X of a voxel in micrometres. Default: what the run that made the detections knew.
-    """
-    from cytolith.io.tables import read_points, read_voxel_size
-    from cytolith.score.match import match
-
-    distance = parse_length(tolerance)
-    size = parse_triple(voxel_size, "--voxel-size") if voxel_size is not None else read_voxel_size(detections)
-    if distance.unit == "um" and size is None:
-        raise ConfigError(f"--tolerance {tolerance}: the voxel size is unknown; add --voxel-size Z,Y,X")
-    result = match(
-        read_points(detections),
-        read_points(truth),
-        distance.value,
-        size if distance.unit == "um" and size is not None else (1.0, 1.0, 1.0),
-    )
-    print(
-        f"precision {result.precision:.3f}  recall {result.recall:.3f}  F1 {result.f1:.3f}  "
-        f"(matched {result.true_positives:,}, only detected {result.false_positives:,}, "
-        f"only annotated {result.false_negatives:,}; within {distance})"
-    )
     return 0

@@ -6,7 +6,8 @@ import os
 import shutil
 import threading
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,6 +79,23 @@ def create_sink(
     ...     with create_sink(f"{folder}/a.npy", (4, 5, 6), "uint8", block_shape=(2, 5, 6)) as sink:
     ...         sink.write((slice(0, 2), slice(0, 5), slice(0, 6)), np.ones((2, 5, 6), np.uint8))
     """
+    path = check_place(path, overwrite=overwrite)
+    kind = _kind_of(path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return kind(path, shape, np.dtype(dtype), block_shape, voxel_size, resume=resume)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def check_place(path: str | Path, *, overwrite: bool = False) -> Path:
+    """The path of a volume that will be written, once it is known that it can be.
+
+    Raises
+    ------
+    OutputError
+        The suffix is unknown, or something is there that is not to be replaced, or never is.
+    """
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise OutputError(
@@ -89,12 +107,7 @@ def create_sink(
             raise OutputError(f"{path} exists already; choose another path, or --overwrite (overwrite=True)")
         if path.is_dir() and (path.suffix != ".zarr" or not is_node(path)):
             raise OutputError(f"{path} is a folder that is no zarr store, and is not overwritten; choose another path")
-    kind = _kind_of(path.suffix)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return kind(path, shape, np.dtype(dtype), block_shape, voxel_size, resume=resume)
-    except OSError as error:
-        raise output_error(path, error) from error
+    return path
 
 
 def _kind_of(suffix: str) -> type[Sink]:
@@ -229,12 +242,18 @@ class Sink(ABC):
             )
         if not array.size:
             return
+        with self._writing():
+            self._write(region, array)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is written meanwhile is waited for before the sink is let go of; what the system raises is named."""
         with self._turn:
             if not self._open:
                 raise OutputError(f"{self.path} is closed; nothing more can be written to it")
             self._writers += 1
         try:
-            self._write(region, array)
+            yield
         except OSError as error:
             raise output_error(self.path, error) from error
         finally:

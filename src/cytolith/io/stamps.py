@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ class Stamps:
     """The files behind a volume, each with the planes that it holds; from `Volume.stamps`."""
 
     names: list[str]
-    """Absolute paths."""
+    """Absolute paths, or URLs."""
     sizes: NDArray[np.int64]
     """(files,), bytes."""
     times: NDArray[np.int64]
@@ -66,6 +67,13 @@ def stamp_files(files: Iterable[tuple[str | Path, int, int]]) -> Stamps:
         [(size, time, first, last) for (size, time), (_, first, last) in zip(states, listed, strict=True)], np.int64
     ).reshape(-1, 4)
     return Stamps([os.path.abspath(path) for path, _, _ in listed], *numbers.T.copy())  # noqa: PTH100 (2,000 of them)
+
+
+def stamp_content(name: str, content: bytes, planes: int) -> Stamps:
+    """Stamp of something without a time of change, such as an object behind a URL: a digest stands for the time."""
+    digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)
+    size, time, first, last = np.array([[len(content)], [digest], [0], [planes]], np.int64)
+    return Stamps([name], size, time, first, last)
 
 
 def changed_planes(before: Stamps, now: Stamps) -> list[tuple[str, int, int]]:

@@ -1,10 +1,13 @@
-"""Tables of cells and points on disk: parquet, csv and structured .npy, to and from one array a column."""
+"""Tables of cells and points on disk: parquet, csv and structured .npy, to and from one array a column.
+
+Positions are also read from files of other tools, see `read_points`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,35 +89,92 @@ def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
         raise VolumeError(f"{path}: cannot be read as a table: {reason}") from error
 
 
-def read_points(path: Path | str) -> NDArray[np.float64]:
-    """Positions (n, 3) as z, y, x in voxels from the columns of a table.
+def read_points(path: Path | str, marker_type: int | None = None) -> NDArray[np.float64]:
+    """Positions (n, 3) as z, y, x in voxels from a table, or from a file of points of another tool.
 
-    Columns may be named z, y, x in either case, centroid-0, -1, -2 (scikit-image) or axis-0, -1, -2 (napari).
+    Parameters
+    ----------
+    path : path
+        ``.parquet``, ``.csv`` or structured ``.npy`` (ClearMap 2 among them): columns named z, y, x in either case,
+        centroid-0, -1, -2 (scikit-image) or axis-0, -1, -2 (napari). A plain ``.npy`` of shape (n, 3): x, y, z, as
+        ClearMap 1 saves it. ``.xml`` of cellfinder or ImageJ's Cell Counter: see
+        :func:`cytolith.io.points.markers.read_markers`.
+    marker_type : int, optional
+        The type of the markers to read; .xml only.
 
     Raises
     ------
     VolumeError
-        A table that cannot be read, a column that is missing or no numbers, a position that is not finite.
+        A file that cannot be read, a column that is missing or no numbers, a position that is not finite.
     """
-    table, _ = read_table(path)
-    known = {name.strip().lower(): name for name in reversed(table)} | {name: name for name in table}
+    path = Path(path)
+    if path.suffix.lower() == ".xml":
+        from cytolith.io.points.markers import read_markers  # few have one
+
+        return read_markers(path, marker_type)
+    if marker_type is not None:
+        raise VolumeError(f"{path}: has no types of markers; leave the type out, it is for .xml files")
+    plain = _plain_points(path) if path.suffix.lower() == ".npy" else None
+    return points_of(read_table(path)[0], path) if plain is None else _finite(plain, path)
+
+
+def points_of(table: Mapping[str, NDArray[Any]], name: Path | str) -> NDArray[np.float64]:
+    """Positions (n, 3) as z, y, x in voxels from the columns of a table, which messages call `name`.
+
+    Raises
+    ------
+    VolumeError
+        See `read_points`.
+    """
+    columns = position_columns(table)
     points = np.empty((count_rows(table), 3))
     for number, axis in enumerate(AXES):
-        name = next((known[name] for name in _POINT_COLUMNS[axis] if name in known), None)
-        if name is None:
-            raise VolumeError(f"{path}: no column {axis!r} for positions; it has {_listed(table)}")
-        if table[name].dtype.kind not in "iuf":
-            raise VolumeError(f"{path}: column {name!r} holds {table[name].dtype.name}, not numbers")
-        points[:, number] = table[name]
+        if axis not in columns:
+            raise VolumeError(f"{name}: no column {axis!r} for positions; it has {_listed(table)}")
+        column = columns[axis]
+        if table[column].dtype.kind not in "iuf":
+            raise VolumeError(f"{name}: column {column!r} holds {table[column].dtype.name}, not numbers")
+        points[:, number] = table[column]
+    return _finite(points, name)
+
+
+def position_columns(names: Iterable[str]) -> dict[str, str]:
+    """Which columns hold z, y and x: name of the column by axis, without the axes that have none."""
+    names = list(names)
+    known = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
+    found = {axis: next((known[n] for n in options if n in known), None) for axis, options in _POINT_COLUMNS.items()}
+    return {axis: name for axis, name in found.items() if name is not None}
+
+
+def _plain_points(path: Path) -> NDArray[np.float64] | None:
+    """Positions of an array without names; None where the columns have names, or the file is for others to refuse."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if array.dtype.names is not None:
+        return None
+    if array.ndim != 2 or array.shape[1] != 3 or array.dtype.kind not in "iuf":
+        raise VolumeError(
+            f"{path}: an array of {array.dtype} and shape {array.shape}; positions are rows of x, y, z, shape (n, 3)"
+        )
+    return np.ascontiguousarray(array[:, ::-1], np.float64)
+
+
+def _finite(points: NDArray[np.float64], name: Path | str) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if bad.size:
-        raise VolumeError(f"{path}: row {bad[0] + 1} has no position: {bad.size} of {len(points)} rows are not finite")
+        raise VolumeError(f"{name}: row {bad[0] + 1} has no position: {bad.size} of {len(points)} rows are not finite")
     return points
 
 
 def read_voxel_size(path: Path | str) -> VoxelSize | None:
     """Edges (z, y, x) in micrometres that a run of cytolith noted in its table, None where there is no such note."""
-    _, metadata = read_table(path)
+    return voxel_size_of(read_table(path)[1])
+
+
+def voxel_size_of(metadata: Mapping[str, str]) -> VoxelSize | None:
+    """Edges (z, y, x) in micrometres as noted in the metadata of a table, None where there is no such note."""
     try:
         z, y, x = (float(edge) for edge in json.loads(metadata["voxel_size_um"]))
     except (KeyError, ValueError, TypeError):
@@ -132,13 +192,13 @@ def _write_npy(columns: Table, file: BinaryIO) -> None:
 def _read_parquet(path: Path) -> tuple[Table, dict[str, str]]:
     with path.open("rb") as file:
         table = pyarrow.parquet.read_table(file)
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return _columns(table), {key: value for key, value in metadata.items() if key not in {"ARROW:schema", "pandas"}}
+    metadata = metadata_of(table.schema)
+    return columns_of(table), metadata
 
 
 def _read_csv(path: Path) -> tuple[Table, dict[str, str]]:
     with path.open("rb") as file:
-        return _columns(pyarrow.csv.read_csv(file)), {}
+        return columns_of(pyarrow.csv.read_csv(file)), {}
 
 
 def _read_npy(path: Path) -> tuple[Table, dict[str, str]]:
@@ -148,7 +208,14 @@ def _read_npy(path: Path) -> tuple[Table, dict[str, str]]:
     return {name: np.ascontiguousarray(array[name]) for name in array.dtype.names}, {}
 
 
-def _columns(table: pa.Table) -> Table:
+def metadata_of(schema: pa.Schema) -> dict[str, str]:
+    """Notes in the metadata of a parquet file, without those of the libraries that wrote it."""
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    return {key: value for key, value in metadata.items() if key not in {"ARROW:schema", "pandas"}}
+
+
+def columns_of(table: pa.Table) -> Table:
+    """One array a column; see `read_table`."""
     names = table.column_names
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

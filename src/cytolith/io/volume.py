@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize, region_shape
 from cytolith.errors import VolumeError
+from cytolith.io.remote import Place, UrlPath, place_of, squeezed_hint
 from cytolith.io.stamps import Stamps
 from cytolith.io.zarr_stores import inside_store
 
@@ -86,6 +87,7 @@ class Volume(ABC):
             raise VolumeError(f"{name}: the volume is empty, its shape is {(z, y, x)}; give one with voxels in it")
         self.name = name
         self.shape: Shape = (z, y, x)
+        self.stored_dtype = np.dtype(stored_dtype).newbyteorder("=")
         self.dtype = read_dtype(stored_dtype, name)
         self.metadata_voxel_size = metadata_voxel_size
         self.voxel_size = voxel_size or _complete(metadata_voxel_size)
@@ -257,8 +259,9 @@ def open_volume(
     source : str, Path, list of path, array-like or Volume
         A folder of single-plane TIFF files, or a pattern of them such as ``brain/*_C00_*.tif`` (planes in natural
         order: 10 comes after 9), or a list of them in the order wanted; a multi-page, BigTIFF, OME-TIFF or ImageJ
-        TIFF file; a ``.npy`` file; an OME-Zarr image (0.4 or 0.5), a zarr array, or a path inside a zarr store; a
-        NumPy array, or anything with ``shape``, ``dtype`` and slicing (dask array, h5py dataset), (z, y, x).
+        TIFF file; a ``.npy`` file; an OME-Zarr image (0.4 or 0.5), a zarr array, or a path inside a zarr store, on
+        disk or as a URL (``https://``, ``s3://``); an HDF5, Imaris (``.ims``) or BigDataViewer file; a NumPy
+        array, or anything with ``shape``, ``dtype`` and slicing (dask array, h5py dataset), (z, y, x).
     voxel_size : three floats, optional
         (z, y, x) in micrometres; overrides what the metadata says.
     channel, timepoint : int, optional
@@ -267,7 +270,8 @@ def open_volume(
     level : int, optional
         Resolution level of a pyramid; the default is 0, full resolution.
     dataset : str or int, optional
-        Which array or image of a zarr group, or which image of a TIFF file, that holds several.
+        Which array or image of a zarr group, which dataset of an HDF5 file, or which image of a TIFF file, that holds
+        several.
 
     Returns
     -------
@@ -299,7 +303,8 @@ def open_volume(
     if isinstance(source, str) and not source.strip():
         raise VolumeError("the input is an empty name; give a path")
     if isinstance(source, str | PathLike):
-        return _open_path(Path(source).expanduser(), size, selection)
+        place = place_of(source) if isinstance(source, str) else None
+        return _open_path(place or Path(source).expanduser(), size, selection)
     if isinstance(source, list | tuple) and source and all(isinstance(item, str | PathLike) for item in source):
         from cytolith.io.tiff_folder import open_listed_planes
 
@@ -313,9 +318,9 @@ def open_volume(
     )
 
 
-def _open_path(path: Path, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
+def _open_path(path: Place, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
     # The formats' modules build on this one, and their libraries are loaded only where they are needed.
-    if inside_store(path):
+    if isinstance(path, UrlPath) or inside_store(path):
         from cytolith.io.zarr import open_zarr
 
         return open_zarr(path, voxel_size, selection)
@@ -329,7 +334,7 @@ def _open_path(path: Path, voxel_size: VoxelSize | None, selection: Selection) -
         from cytolith.io.tiff_folder import open_pattern
 
         return open_pattern(path, voxel_size, selection)
-    raise VolumeError(f"{path} does not exist; check the path{_nearest_folder(path)}")
+    raise VolumeError(f"{path} does not exist; check the path{squeezed_hint(path) or _nearest_folder(path)}")
 
 
 def _open_file(path: Path, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
@@ -349,8 +354,10 @@ def _open_file(path: Path, voxel_size: VoxelSize | None, selection: Selection) -
     if not magic:
         raise VolumeError(f"{path} is empty (0 bytes); copy or export it again")
     if magic == b"\x89HDF\r\n\x1a\n":
-        raise VolumeError(f"{path} is HDF5: open it with h5py in Python and give the dataset, h5py.File(path)[name]")
-    raise VolumeError(f"{path} is neither TIFF nor .npy nor zarr; convert it to one of them")
+        from cytolith.io.hdf5 import open_hdf5
+
+        return open_hdf5(path, voxel_size, selection)
+    raise VolumeError(f"{path} is neither TIFF nor .npy nor zarr nor HDF5; convert it to one of them")
 
 
 def _nearest_folder(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import zarr
+import zarr.storage
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
 
 from cytolith.axes import Region, VoxelSize
-from cytolith.errors import VolumeError
+from cytolith.errors import CytolithError, VolumeError
 from cytolith.io.arrays import check_three_axes
-from cytolith.io.stamps import Stamps, stamp_files
+from cytolith.io.remote import Place, UrlPath
+from cytolith.io.stamps import Stamps, stamp_content, stamp_files
 from cytolith.io.volume import (
     UNKNOWN_VOXEL_SIZE,
     PartialVoxelSize,
@@ -29,7 +33,7 @@ from cytolith.io.volume import (
     shape_text,
 )
 from cytolith.io.voxel_sizes import ome_zarr_voxel_size
-from cytolith.io.zarr_stores import array_metadata, is_node
+from cytolith.io.zarr_stores import array_metadata, is_node, openable
 
 _CHUNKS_IN_FLIGHT = 4
 _DEFAULT_AXES = ({"name": "t"}, {"name": "c"}, {"name": "z"}, {"name": "y"}, {"name": "x"})  # OME-Zarr before 0.3
@@ -44,40 +48,51 @@ class _Found:
     """An array within a store, with what the metadata around it says."""
 
     array: zarr.Array[Any]
-    path: Path
+    path: Place
     axes: Sequence[Mapping[str, Any]] | None = None
     voxel_size: PartialVoxelSize = UNKNOWN_VOXEL_SIZE
     levels: tuple[tuple[int, ...], ...] | None = None
     version: str = ""
 
 
-def open_zarr(path: Path, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
+def open_zarr(path: Place, voxel_size: VoxelSize | None, selection: Selection) -> Volume:
     """Volume of one array, channel and timepoint of a zarr store; only metadata is read."""
     try:
         found = _find(path, selection)
-    except VolumeError:
+        return ZarrVolume(path, found, voxel_size, selection)
+    except CytolithError:
         raise
     except Exception as error:
+        _refuse_unreachable(path, error)
         raise VolumeError(
             f"{path} is not a zarr store that can be read ({one_line(error)}); export it again"
         ) from error
-    return ZarrVolume(path, found, voxel_size, selection)
 
 
-def _find(path: Path, selection: Selection) -> _Found:
+def _refuse_unreachable(path: Place, error: Exception) -> None:
+    """Raise what went wrong on the way to a URL as such; it says nothing about the store."""
+    if isinstance(path, UrlPath):
+        from cytolith.io.remote_store import UnreachableError
+
+        if isinstance(error, UnreachableError):
+            raise VolumeError(error.strerror or str(error)) from error
+
+
+def _find(path: Place, selection: Selection) -> _Found:
     if not is_node(path):
-        store = next(parent for parent in path.parents if is_node(parent))
-        raise VolumeError(
-            f"{path}: nothing of that name in {store}, which holds {_held(_members(zarr.open(store, mode='r')))}"
-        )
-    node = zarr.open(path, mode="r")
+        store = next((parent for parent in path.parents if is_node(parent)), None)
+        if store is None:
+            raise VolumeError(f"{path}: no zarr array or group is there; check the URL")
+        held = _held(_members(zarr.open(openable(store), mode="r")))
+        raise VolumeError(f"{path}: nothing of that name in {store}, which holds {held}")
+    node = zarr.open(openable(path), mode="r")
     if isinstance(node, zarr.Array):
         selection.refuse(str(path), "level", "dataset")
         return _array_in_image(path) or _Found(node, path)
     return _find_in_group(node, path, selection)
 
 
-def _find_in_group(group: zarr.Group, path: Path, selection: Selection) -> _Found:
+def _find_in_group(group: zarr.Group, path: Place, selection: Selection) -> _Found:
     images = _multiscales(group)
     if selection.dataset is not None:
         named = [image for image in images if image.get("name") == selection.dataset]
@@ -97,6 +112,13 @@ def _find_in_group(group: zarr.Group, path: Path, selection: Selection) -> _Foun
     }
     if len(readable) == 1:
         return _find(path / next(iter(readable)), selection)
+    if not readable and isinstance(path, UrlPath):
+        if is_node(path / "0"):  # where bioformats2raw puts the first image
+            return _find(path / "0", selection)
+        raise VolumeError(
+            f"{path} is a zarr group whose members the server does not list: choose one with dataset=..., or give its "
+            "URL"
+        )
     if not readable:
         raise VolumeError(f"{path} is a zarr group without an image; give the path of an array inside it")
     raise VolumeError(
@@ -107,7 +129,12 @@ def _find_in_group(group: zarr.Group, path: Path, selection: Selection) -> _Foun
 def _members(group: Any) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # files that do not belong to zarr, such as .DS_Store
-        return dict(sorted(group.members())) if isinstance(group, zarr.Group) else {}
+        try:
+            return dict(sorted(group.members())) if isinstance(group, zarr.Group) else {}
+        except OSError:
+            if isinstance(group.store, zarr.storage.FsspecStore):  # many servers do not list
+                return {}
+            raise
 
 
 def _held(members: Mapping[str, Any]) -> str:
@@ -129,7 +156,7 @@ def _multiscales(group: zarr.Group) -> list[dict[str, Any]]:
     return [{"version": ome.get("version", ""), **image} for image in images if isinstance(image, dict)]
 
 
-def _level(group: zarr.Group, path: Path, image: Mapping[str, Any], selection: Selection) -> _Found:
+def _level(group: zarr.Group, path: Place, image: Mapping[str, Any], selection: Selection) -> _Found:
     """One resolution level of an image; its scale is that of the level times that of the whole image."""
     datasets = image["datasets"]
     members = [group[dataset["path"]] for dataset in datasets]
@@ -154,15 +181,15 @@ def _level(group: zarr.Group, path: Path, image: Mapping[str, Any], selection: S
     )
 
 
-def _array_in_image(path: Path) -> _Found | None:
+def _array_in_image(path: Place) -> _Found | None:
     """The same array as a level of the OME-Zarr image around it, which names its axes; None where there is none."""
     for parent in path.parents:
         if not is_node(parent):
             return None
-        group = zarr.open_group(parent, mode="r")
+        group = zarr.open_group(openable(parent), mode="r")
         for image in _multiscales(group):
             for number, dataset in enumerate(image.get("datasets", ())):
-                if parent / dataset.get("path", "") == path:
+                if parent / str(dataset.get("path", "")) == path:
                     return _level(group, parent, image, Selection(level=number))
     return None
 
@@ -170,7 +197,7 @@ def _array_in_image(path: Path) -> _Found | None:
 class ZarrVolume(Volume):
     """A volume over one zarr array; pickled as its path."""
 
-    def __init__(self, path: Path, found: _Found, voxel_size: VoxelSize | None, selection: Selection) -> None:
+    def __init__(self, path: Place, found: _Found, voxel_size: VoxelSize | None, selection: Selection) -> None:
         array, name = found.array, str(path)
         axes = _axis_names(found)
         counts = {"c": 1, "t": 1}
@@ -190,6 +217,7 @@ class ZarrVolume(Volume):
         selection.index("timepoint", counts["t"], name)
         self._array_path = found.path
         self._metadata = array_metadata(found.path)
+        self._content = self._metadata_content()
         self._array: zarr.Array[Any] | None = array
         format_ = f"OME-Zarr {found.version}".strip() if found.axes else f"zarr {array.metadata.zarr_format}"
         super().__init__(
@@ -225,14 +253,36 @@ class ZarrVolume(Volume):
 
     def stamps(self) -> Stamps | None:
         """The metadata file of the array, with all planes; see `Volume.stamps`."""
-        return None if self._metadata is None else stamp_files([(self._metadata, 0, self.shape[0])])
+        if self._metadata is None:
+            return None
+        if isinstance(self._metadata, UrlPath):
+            return stamp_content(str(self._metadata), self._metadata_content(), self.shape[0])
+        return stamp_files([(self._metadata, 0, self.shape[0])])
+
+    def _metadata_content(self) -> bytes:
+        """What the metadata behind a URL says now; nothing for a file, which has a time of change."""
+        if not isinstance(self._metadata, UrlPath):
+            return b""
+        from cytolith.io.remote_store import UnreachableError, read_content
+
+        try:
+            content = read_content(self._metadata)
+        except UnreachableError as error:
+            raise VolumeError(f"{self._metadata.url} cannot be read: {error.strerror}") from error
+        if content is None:
+            missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._metadata))
+            raise VolumeError(
+                f"{self.name} is no longer there ({self._metadata}: {missing.strerror}); put it back and run again"
+            ) from missing
+        return content
 
     def _open(self) -> zarr.Array[Any]:
         array = self._array
         if array is None:
             try:
-                array = self._array = zarr.open_array(self._array_path, mode="r")
+                array = self._array = zarr.open_array(openable(self._array_path), mode="r")
             except Exception as error:
+                _refuse_unreachable(self._array_path, error)
                 raise VolumeError(
                     f"{self.name} can no longer be opened ({one_line(error)}); put it back and run again"
                 ) from error
@@ -240,6 +290,7 @@ class ZarrVolume(Volume):
 
     def _read_into(self, region: Region, out: NDArray[Any]) -> None:
         array = self._open()
+        missing = getattr(array.store, "missing", 0)
         spatial = iter(region)
         box = tuple(next(spatial) if index is None else slice(index, index + 1) for index in self._chosen)
         target = out.reshape(tuple(part.stop - part.start for part in box))
@@ -250,15 +301,21 @@ class ZarrVolume(Volume):
             else:
                 np.copyto(target, np.asarray(array[box]), casting="unsafe")
         except Exception as error:
+            _refuse_unreachable(self._array_path, error)
             self._refuse_absence()
             raise VolumeError(
                 f"{self.name}: reading {region_text(region)} failed, a chunk is damaged ({one_line(error)})"
             ) from error
-        self._refuse_absence()
+        if isinstance(self._metadata, Path) or getattr(array.store, "missing", 0) != missing:
+            self._refuse_absence()
 
     def _refuse_absence(self) -> None:
         """Refuse what was read from a store that has gone away: chunks that are not there are read as fill values."""
         if self._metadata is None:
+            return
+        if isinstance(self._metadata, UrlPath):
+            if self._metadata_content() != self._content:
+                raise VolumeError(f"{self.name} has changed since it was opened; open it again")
             return
         try:
             self._metadata.stat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from zarr.codecs import BloscCodec
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize
 from cytolith.errors import OutputError
-from cytolith.io.files import flush
+from cytolith.io.shards import Grid, flush_chunks, remove_asides
 from cytolith.io.sink import Sink
 from cytolith.io.volume import one_line, region_text, shape_text
 
@@ -36,7 +35,7 @@ class ZarrSink(Sink):
 
     def _create(self, at: Path) -> None:
         group = zarr.open_group(at, mode="w", zarr_format=3)
-        group.attrs["ome"] = _ome_metadata(self.path.stem, self._voxel_size)
+        group.attrs["ome"] = ome_metadata(self.path.stem, self._voxel_size)
         group.create_array(
             "0",
             shape=self.shape,
@@ -56,7 +55,7 @@ class ZarrSink(Sink):
             raise self._unlike(f"holds {_text(array)}, not {shape_text(self.shape)} {self.dtype}")
         if array.chunks != self._chunks:
             raise self._unlike(f"has chunks of {shape_text(array.chunks)}, not {shape_text(self._chunks)}")
-        if group.attrs.get("ome") != _ome_metadata(self.path.stem, self._voxel_size):
+        if group.attrs.get("ome") != ome_metadata(self.path.stem, self._voxel_size):
             raise self._unlike("has another voxel size or name")
 
     @property
@@ -82,35 +81,17 @@ class ZarrSink(Sink):
         self._stored()[region] = array
 
     def _covers_chunks(self, region: Region) -> bool:
-        return all(
-            part.start % chunk == 0 and (part.stop % chunk == 0 or part.stop == extent)
-            for part, chunk, extent in zip(region, self._chunks, self.shape, strict=True)
-        )
+        return Grid(self.shape, self._chunks, None).aligned(region)
 
     def _read(self, region: Region) -> NDArray[Any]:
         return np.asarray(self._stored()[region])
 
     def _flush(self, region: Region) -> None:
-        numbers = (
-            range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(region, self._chunks, strict=True)
-        )
-        folders: set[Path] = set()
-        for z, y, x in product(*numbers):
-            path = self._at / "c" / str(z) / str(y) / str(x)
-            if path.exists():  # chunks of nothing but 0 are not stored
-                flush(path)
-                folders.update(path.parents[:4])
-        for folder in sorted(folders):  # the names of the files are kept there
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        flush_chunks(self._at, Grid(self.shape, self._chunks, None), region)
 
     def _tidy(self) -> None:
         if self.resumed:  # what zarr writes aside, left by a run that was killed
-            for left in self._at.glob("c/*/*/*.partial"):
-                left.unlink(missing_ok=True)
+            remove_asides(self._at)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_array": None}
@@ -139,16 +120,49 @@ def _text(node: object) -> str:
     return f"{shape_text(node.shape)} {node.dtype}" if isinstance(node, zarr.Array) else "no array"
 
 
-def _ome_metadata(name: str, voxel_size: VoxelSize | None) -> dict[str, Any]:
+def ome_metadata(
+    name: str,
+    voxel_size: VoxelSize | None,
+    factors: Sequence[Shape] = ((1, 1, 1),),
+    *,
+    origin: Shape = (0, 0, 0),
+    labels: bool = False,
+) -> dict[str, Any]:
+    """Metadata of an OME-Zarr 0.5 image, the attribute ``ome`` of its group.
+
+    Parameters
+    ----------
+    name : str
+        Of the image.
+    voxel_size : tuple of float, optional
+        (z, y, x) of the finest level in micrometres; without it lengths are in voxels of that level, without a unit.
+    factors : sequence of tuple of int
+        For each level how many voxels of the finest one lie along an edge of one of its own, (z, y, x).
+    origin : tuple of int
+        Where the image lies in the one that it was cut from, in voxels of the finest level.
+    labels : bool
+        Whether voxels are labels, for viewers; levels are then made by the most frequent label, otherwise by the mean.
+
+    Returns
+    -------
+    dict
+        Levels are called 0, 1, 2... Scales are edges of voxels. A translation is the place of the centre of the first
+        voxel: a voxel that stands for f of them has its centre (f - 1) / 2 voxels behind the centre of the first.
+    """
     unit = {} if voxel_size is None else {"unit": "micrometer"}
-    scale = [1.0, 1.0, 1.0] if voxel_size is None else [float(length) for length in voxel_size]
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [{"name": axis, "type": "space", **unit} for axis in AXES],
-                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
-            }
-        ],
+    edges = (1.0, 1.0, 1.0) if voxel_size is None else tuple(float(length) for length in voxel_size)
+    datasets = []
+    for number, factor in enumerate(factors):
+        scale = [edge * each for edge, each in zip(edges, factor, strict=True)]
+        shift = [edge * (first + (each - 1) / 2) for edge, each, first in zip(edges, factor, origin, strict=True)]
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+        if any(shift):
+            transformations.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(number), "coordinateTransformations": transformations})
+    image = {
+        "name": name,
+        "axes": [{"name": axis, "type": "space", **unit} for axis in AXES],
+        "datasets": datasets,
+        **({"type": "mode" if labels else "mean"} if len(factors) > 1 else {}),
     }
+    return {"version": "0.5", "multiscales": [image], **({"image-label": {}} if labels else {})}

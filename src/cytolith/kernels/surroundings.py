@@ -97,3 +97,152 @@ def _largest(
                 for row_x in range(max(x - width, bounds[2, 0]), min(x + width + 1, bounds[2, 1])):
                     most = max(most, above[row_x] - below[row_x])
         largest[i] = most
+
+
+def window_statistics(
+    image: NDArray[np.float32], positions: ArrayLike, offsets: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Smallest and largest value, mean and standard deviation over the voxels at given offsets from each position.
+
+    Parameters
+    ----------
+    image
+        float32, (z, y, x), C-contiguous.
+    positions
+        (n, 3) integers: voxels of the image.
+    offsets
+        (m, 3) integers: the voxels to visit, in the order in which they are added. Those outside the image are left
+        out.
+
+    Returns
+    -------
+    low, high, mean, deviation
+        float64, (n,) each; NaN where no voxel lies in the image.
+
+    Examples
+    --------
+    >>> image = np.array([[[1, 2, 6]]], np.float32)
+    >>> [float(v[0]) for v in window_statistics(image, [[0, 0, 1]], [[0, 0, -1], [0, 0, 1], [0, 1, 0]])]
+    [1.0, 6.0, 3.5, 2.5]
+    """
+    at, steps = (np.ascontiguousarray(a, np.int64).reshape(-1, 3) for a in (positions, offsets))
+    out = np.empty((4, len(at)))
+    _statistics(image, at, steps, out)
+    return out[0], out[1], out[2], out[3]
+
+
+def window_centiles(
+    image: NDArray[np.float32], positions: ArrayLike, offsets: ArrayLike, fractions: ArrayLike
+) -> NDArray[np.float64]:
+    """Percentiles, of nearest rank, of the voxels at given offsets from each position.
+
+    Parameters
+    ----------
+    image, positions, offsets
+        As in `window_statistics`.
+    fractions
+        (k,): 0.5 for the median. The value is that of rank ``ceil(fraction * count)``, counted from 1.
+
+    Returns
+    -------
+    ndarray
+        float64, (k, n); NaN where no voxel lies in the image.
+
+    Examples
+    --------
+    >>> window_centiles(np.array([[[1, 2, 6]]], np.float32), [[0, 0, 1]], [[0, 0, -1], [0, 0, 1]], [0.5, 0.95]).ravel()
+    array([1., 6.])
+    """
+    at, steps = (np.ascontiguousarray(a, np.int64).reshape(-1, 3) for a in (positions, offsets))
+    ranks = np.ascontiguousarray(fractions, np.float64)
+    out = np.empty((len(ranks), len(at)))
+    _centiles(image, at, steps, ranks, out)
+    return out
+
+
+def easiest_way_out(image: NDArray[np.float32], positions: ArrayLike, rays: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How high one can stay on the way out: of the least values along each ray from a position, the largest.
+
+    Parameters
+    ----------
+    image, positions
+        As in `window_statistics`.
+    rays
+        (k, m, 3) integers: offsets of the voxels of each ray. Those outside the image are left out.
+
+    Returns
+    -------
+    ndarray
+        float64, (n,); minus infinity where no ray has a voxel in the image.
+
+    Examples
+    --------
+    >>> easiest_way_out(np.array([[[3, 9, 5, 4]]], np.float32), [[0, 0, 1]], np.array([[[0, 0, -1]], [[0, 0, 2]]]))
+    array([4.])
+    """
+    at = np.ascontiguousarray(positions, np.int64).reshape(-1, 3)
+    out = np.empty(len(at))
+    _way_out(image, at, np.ascontiguousarray(rays, np.int64), out)
+    return out
+
+
+@jit
+def _statistics(image: NDArray[Any], at: NDArray[np.int64], offsets: NDArray[np.int64], out: NDArray[Any]) -> None:
+    Z, Y, X = image.shape
+    for i in range(at.shape[0]):
+        low, high, total, squares, count = np.inf, -np.inf, 0.0, 0.0, 0
+        # about the first value, so that squares of a bright image lose nothing
+        middle = np.float64(image[at[i, 0], at[i, 1], at[i, 2]])
+        for j in range(offsets.shape[0]):
+            z, y, x = at[i, 0] + offsets[j, 0], at[i, 1] + offsets[j, 1], at[i, 2] + offsets[j, 2]
+            if 0 <= z < Z and 0 <= y < Y and 0 <= x < X:
+                value = np.float64(image[z, y, x])
+                low, high = min(low, value), max(high, value)
+                total += value - middle
+                squares += (value - middle) * (value - middle)
+                count += 1
+        if count == 0:
+            out[:, i] = np.nan
+            continue
+        mean = total / count
+        out[0, i], out[1, i], out[2, i] = low, high, middle + mean
+        out[3, i] = np.sqrt(max(squares / count - mean * mean, 0.0))
+
+
+@jit
+def _centiles(
+    image: NDArray[Any],
+    at: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    fractions: NDArray[np.float64],
+    out: NDArray[Any],
+) -> None:
+    Z, Y, X = image.shape
+    values = np.empty(offsets.shape[0], image.dtype)
+    for i in range(at.shape[0]):
+        count = 0
+        for j in range(offsets.shape[0]):
+            z, y, x = at[i, 0] + offsets[j, 0], at[i, 1] + offsets[j, 1], at[i, 2] + offsets[j, 2]
+            if 0 <= z < Z and 0 <= y < Y and 0 <= x < X:
+                values[count] = image[z, y, x]
+                count += 1
+        found = np.sort(values[:count])
+        for k in range(fractions.size):
+            rank = min(max(int(np.ceil(fractions[k] * count)) - 1, 0), count - 1)
+            out[k, i] = found[rank] if count else np.nan
+
+
+@jit
+def _way_out(image: NDArray[Any], at: NDArray[np.int64], rays: NDArray[np.int64], out: NDArray[np.float64]) -> None:
+    Z, Y, X = image.shape
+    for i in range(at.shape[0]):
+        best = -np.inf
+        for k in range(rays.shape[0]):
+            least, seen = np.inf, False
+            for j in range(rays.shape[1]):
+                z, y, x = at[i, 0] + rays[k, j, 0], at[i, 1] + rays[k, j, 1], at[i, 2] + rays[k, j, 2]
+                if 0 <= z < Z and 0 <= y < Y and 0 <= x < X:
+                    least, seen = min(least, np.float64(image[z, y, x])), True
+            if seen:
+                best = max(best, least)
+        out[i] = best

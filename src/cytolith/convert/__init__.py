@@ -1,0 +1,1 @@
+"""Volumes copied into other formats: OME-Zarr with coarser levels, TIFF, .npy."""

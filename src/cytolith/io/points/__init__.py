@@ -1,0 +1,1 @@
+"""Tables of cells in the formats of other tools, and points from them."""

@@ -1,0 +1,1 @@
+"""Filters trained on annotated cells."""
