@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cytolith.atlas.density import density_map
+    from cytolith.atlas.regions import count_regions
     from cytolith.cells.pipeline import detect_cells, detect_cells_block
     from cytolith.cells.select import filter_cells
+    from cytolith.convert.pipeline import convert_volume
     from cytolith.errors import (
         ConfigError,
         CytolithError,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     )
     from cytolith.fracture.maps import OffsetSettings, filter_offsets
     from cytolith.fracture.pipeline import fracture_maps, run_fracture
+    from cytolith.io.points.export import export_table
     from cytolith.io.volume import Volume, open_volume
     from cytolith.kernels.background import opening, remove_background
     from cytolith.kernels.equalization import equalize
@@ -46,10 +50,16 @@ if TYPE_CHECKING:
     from cytolith.kernels.patching import patch_map
     from cytolith.kernels.percentile import local_percentile
     from cytolith.kernels.watershed import detect_shape
+    from cytolith.report.write import write_report
+    from cytolith.score.match import match
+    from cytolith.train.training import train_classifier
 
 _HOMES = {
+    "cytolith.atlas.density": ("density_map",),
+    "cytolith.atlas.regions": ("count_regions",),
     "cytolith.cells.pipeline": ("detect_cells", "detect_cells_block"),
     "cytolith.cells.select": ("filter_cells",),
+    "cytolith.convert.pipeline": ("convert_volume",),
     "cytolith.errors": ("ConfigError", "CytolithError", "MemoryBudgetError", "OutputError", "VolumeError"),
     "cytolith.fracture.clusters": ("keep_largest", "label_clusters"),
     "cytolith.fracture.config": ("FractureConfig",),
@@ -61,6 +71,7 @@ _HOMES = {
     ),
     "cytolith.fracture.maps": ("OffsetSettings", "filter_offsets"),
     "cytolith.fracture.pipeline": ("fracture_maps", "run_fracture"),
+    "cytolith.io.points.export": ("export_table",),
     "cytolith.io.volume": ("Volume", "open_volume"),
     "cytolith.kernels.background": ("opening", "remove_background"),
     "cytolith.kernels.equalization": ("equalize",),
@@ -75,6 +86,9 @@ _HOMES = {
     "cytolith.kernels.patching": ("patch_map",),
     "cytolith.kernels.percentile": ("local_percentile",),
     "cytolith.kernels.watershed": ("detect_shape",),
+    "cytolith.report.write": ("write_report",),
+    "cytolith.score.match": ("match",),
+    "cytolith.train.training": ("train_classifier",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -88,13 +102,17 @@ __all__ = [
     "Volume",
     "VolumeError",
     "__version__",
+    "convert_volume",
     "correct_illumination",
+    "count_regions",
+    "density_map",
     "detect_cells",
     "detect_cells_block",
     "detect_maxima",
     "detect_shape",
     "dog_filter",
     "equalize",
+    "export_table",
     "filter_cells",
     "filter_offsets",
     "find_intensity",
@@ -108,6 +126,7 @@ __all__ = [
     "keep_largest",
     "label_clusters",
     "local_percentile",
+    "match",
     "open_volume",
     "opening",
     "patch_map",
@@ -115,6 +134,8 @@ __all__ = [
     "remove_isolated_clusters",
     "run_fracture",
     "smooth",
+    "train_classifier",
+    "write_report",
 ]
 
 

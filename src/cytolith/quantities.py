@@ -12,13 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from cytolith.axes import VoxelSize
+from cytolith.axes import AXES, Region, Shape, VoxelSize
 from cytolith.errors import ConfigError
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _QUANTITY = re.compile(rf"^\s*({_NUMBER})\s*([a-zA-Zµμ]*)\s*$")
 _MICROMETRE = {"um", "µm", "μm", "micron", "microns", "micrometer", "micrometre"}
 _VOXEL = {"", "vx", "voxel", "voxels", "px", "pixel", "pixels"}
+_RANGE = re.compile(r"^\s*(\d*)\s*:\s*(\d*)\s*$")
 _BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 
 
@@ -176,3 +177,30 @@ def parse_triple(text: str, option: str, *, integer: bool = False) -> tuple[floa
 def edges(voxel_size: VoxelSize | None, count: int) -> tuple[float | None, ...]:
     """Edge lengths (um) of the last `count` axes, None where the voxel size is unknown."""
     return voxel_size[-count:] if voxel_size is not None else (None,) * count
+
+
+def parse_region(text: str, shape: Shape, option: str = "--region") -> Region:
+    """Region of a volume from ``z0:z1,y0:y1,x0:x1`` in voxels; a side that is left open is the volume's.
+
+    Raises
+    ------
+    ConfigError
+        A text that is no region, an empty one, or one that is not inside the volume.
+    """
+    parts = text.strip().strip("[]()").split(",")
+    found = [_RANGE.match(part) for part in parts]
+    if len(parts) != 3 or not all(found):
+        raise ConfigError(f"{option} {text!r}: give z0:z1,y0:y1,x0:x1 in voxels, for example 0:64,100:400,:")
+    slices = []
+    for axis, match, extent in zip(AXES, found, shape, strict=True):
+        assert match is not None
+        start, stop = int(match[1] or 0), int(match[2] or extent)
+        if not start < stop <= extent:
+            raise ConfigError(f"{option} {text!r}: {start}:{stop} along {axis}, but the volume has 0:{extent}")
+        slices.append(slice(start, stop))
+    return slices[0], slices[1], slices[2]
+
+
+def format_region(region: Region) -> str:
+    """The region as `parse_region` reads it."""
+    return ",".join(f"{part.start}:{part.stop}" for part in region)

@@ -16,7 +16,7 @@ SHAPE = (12, 300, 280)
 VOLUME = np.random.default_rng(7).integers(0, 4000, SHAPE).astype("uint16")
 
 
-def convert(*arguments, code=0):
+def convert_volume(*arguments, code=0):
     done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -34,7 +34,7 @@ def planes(tmp_path_factory):
 
 def test_planes_to_ome_zarr_and_on_to_tiff(planes, tmp_path):
     path = tmp_path / "out.zarr"
-    done = convert(
+    done = convert_volume(
         planes, path, "--voxel-size", "6,1.62,1.62", "--chunks", "4,64,64", "--shards", "8,128,128", "--workers", 2,
         "--memory", "1GiB", "--region", ":,10:,:",
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_planes_to_ome_zarr_and_on_to_tiff(planes, tmp_path):
     assert done.stdout.startswith("12 x 290 x 280 uint16, 2 levels down to 12 x 145 x 140, ")
     assert done.stdout.rstrip().endswith(str(path))
     assert "Mvoxel in" in done.stderr
-    quiet = convert(path, tmp_path / "out.tif", "--quiet")
+    quiet = convert_volume(path, tmp_path / "out.tif", "--quiet")
     assert (quiet.stdout, quiet.stderr) == ("", "")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), VOLUME[:, 10:])
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out.tif", "out.zarr"]
@@ -56,7 +56,7 @@ def test_labels_without_shards(tmp_path):
     labels = np.zeros((4, 10, 10), "uint32")
     labels[1:3, 2:6, 3:7] = 2**24 + 1
     np.save(tmp_path / "labels.npy", labels)
-    convert(
+    convert_volume(
         tmp_path / "labels.npy", tmp_path / "l.zarr", "--labels", "--levels", 2, "--shards", "none", "--compression",
         "none",
     )  # fmt: skip
@@ -82,17 +82,17 @@ def test_labels_without_shards(tmp_path):
 )
 def test_mistakes_are_one_line(planes, tmp_path, options, code, text):
     name, *rest = options
-    done = convert(planes, tmp_path / name, *rest, code=code)
+    done = convert_volume(planes, tmp_path / name, *rest, code=code)
     assert text in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_there_is_kept(planes, tmp_path):
     np.save(tmp_path / "out.npy", np.zeros(3))
-    assert "exists already" in convert(planes, tmp_path / "out.npy", code=1).stderr
-    convert(planes, tmp_path / "out.npy", "--overwrite")
+    assert "exists already" in convert_volume(planes, tmp_path / "out.npy", code=1).stderr
+    convert_volume(planes, tmp_path / "out.npy", "--overwrite")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), VOLUME)
-    assert "nothing was done" in convert(planes, tmp_path / "out.npy", "--resume").stderr
+    assert "nothing was done" in convert_volume(planes, tmp_path / "out.npy", "--resume").stderr
 
 
 def test_an_interrupt_can_be_gone_on_from(tmp_path):
@@ -111,7 +111,7 @@ def test_an_interrupt_can_be_gone_on_from(tmp_path):
     assert run.returncode == 130, said
     assert "the same command goes on from there" in said.splitlines()[-1]
     assert not (tmp_path / "out.zarr").exists()
-    done = convert(*command[len(COMMAND) :], "--resume")
+    done = convert_volume(*command[len(COMMAND) :], "--resume")
     assert "this went on with an unfinished conversion" in done.stderr
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr" / "0", mode="r")[:], volume)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.npy", "out.zarr"]

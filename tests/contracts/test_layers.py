@@ -56,6 +56,7 @@ BELOW = {
         "atlas",
         "convert",
         "train",
+        "report",
     },
     "__main__": {"cli"},
 }

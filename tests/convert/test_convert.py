@@ -14,7 +14,7 @@ import zarr
 from ome_zarr_models.v05 import Image, ImageLabel
 
 from cytolith.axes import full_region
-from cytolith.convert.pipeline import convert
+from cytolith.convert.pipeline import convert_volume
 from cytolith.convert.task import ConvertTask
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.events import BlockDone, Planned
@@ -68,7 +68,7 @@ def nothing_left(folder, *names):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_levels_are_those_of_numpy_and_valid(planes, tmp_path, workers):
     path = tmp_path / "ä out.zarr"
-    done = convert(planes, path, voxel_size=(6, 1.62, 1.62), workers=workers, **SMALL)
+    done = convert_volume(planes, path, voxel_size=(6, 1.62, 1.62), workers=workers, **SMALL)
     group = zarr.open_group(path, mode="r")
     image = Image.from_zarr(group)
     found = arrays(path)
@@ -98,8 +98,8 @@ def test_levels_are_those_of_numpy_and_valid(planes, tmp_path, workers):
     ],
 )
 def test_no_layout_changes_a_voxel(planes, tmp_path, options):
-    convert(planes, tmp_path / "a.zarr", levels=5, **options)
-    convert(planes, tmp_path / "b.zarr", levels=5, chunks=(21, 70, 90), sharded=False)
+    convert_volume(planes, tmp_path / "a.zarr", levels=5, **options)
+    convert_volume(planes, tmp_path / "b.zarr", levels=5, chunks=(21, 70, 90), sharded=False)
     for left, right in zip(arrays(tmp_path / "a.zarr"), arrays(tmp_path / "b.zarr"), strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -108,11 +108,11 @@ def test_no_layout_changes_a_voxel(planes, tmp_path, options):
 def test_there_and_back(planes, tmp_path, suffix):
     options = SMALL if suffix == ".zarr" else {}
     there = tmp_path / f"a{suffix}"
-    convert(planes, there, voxel_size=(6, 1.62, 1.5), **options)
+    convert_volume(planes, there, voxel_size=(6, 1.62, 1.5), **options)
     np.testing.assert_array_equal(stored(there), VOLUME)
     size = open_volume(there).voxel_size
     assert size == (None if suffix == ".npy" else (6, 1.62, 1.5))
-    convert(there, tmp_path / "back.tif", voxel_size=None if size else (6, 1.62, 1.5))
+    convert_volume(there, tmp_path / "back.tif", voxel_size=None if size else (6, 1.62, 1.5))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "back.tif"), VOLUME)
     nothing_left(tmp_path, f"a{suffix}", "back.tif")
 
@@ -138,7 +138,7 @@ def test_no_digit_is_lost(tmp_path, dtype, source):
             tifffile.imwrite(given / f"{z}.tif", plane, photometric="minisblack")
     else:
         given = array
-    convert(given, tmp_path / "out.npy")
+    convert_volume(given, tmp_path / "out.npy")
     found = np.load(tmp_path / "out.npy")
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, array)
@@ -146,7 +146,7 @@ def test_no_digit_is_lost(tmp_path, dtype, source):
 
 def test_labels_keep_their_values(tmp_path):
     labels = np.random.default_rng(2).choice(np.array([0, 7, 2**24 + 1, 2**32 - 1], "uint32"), (9, 20, 21))
-    convert(labels, tmp_path / "a.zarr", labels=True, chunks=(2, 4, 4), levels=3)
+    convert_volume(labels, tmp_path / "a.zarr", labels=True, chunks=(2, 4, 4), levels=3)
     found = arrays(tmp_path / "a.zarr")
     assert found[0].dtype == "uint32"
     np.testing.assert_array_equal(found[0], labels)
@@ -159,7 +159,7 @@ def test_labels_keep_their_values(tmp_path):
 def test_floating_point_keeps_nan(tmp_path):
     image = np.random.default_rng(2).normal(size=(5, 9, 10)).astype("float32")
     image[2, 3, 4] = np.nan
-    convert(image, tmp_path / "a.zarr", levels=2)
+    convert_volume(image, tmp_path / "a.zarr", levels=2)
     found = arrays(tmp_path / "a.zarr")
     np.testing.assert_array_equal(found[0], image)
     np.testing.assert_allclose(found[1], halved(image, (2, 2, 2)), rtol=1e-6)
@@ -168,36 +168,36 @@ def test_floating_point_keeps_nan(tmp_path):
 
 def test_a_mask_becomes_uint8(tmp_path):
     mask = VOLUME > 2000
-    convert(mask, tmp_path / "a.tif")
+    convert_volume(mask, tmp_path / "a.tif")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), mask.astype("uint8"))
 
 
 def test_a_region_keeps_its_place(planes, tmp_path):
-    convert(planes, tmp_path / "a.zarr", voxel_size=(6, 2, 1), region="3:9,:40,11:", **SMALL)
+    convert_volume(planes, tmp_path / "a.zarr", voxel_size=(6, 2, 1), region="3:9,:40,11:", **SMALL)
     np.testing.assert_array_equal(arrays(tmp_path / "a.zarr")[0], VOLUME[3:9, :40, 11:])
     (image,) = zarr.open_group(tmp_path / "a.zarr", mode="r").attrs["ome"]["multiscales"]
     first, second = (data["coordinateTransformations"][1]["translation"] for data in image["datasets"][:2])
     assert first == [18, 0, 11]
     assert second == [18, 0, 11.5]  # of voxels of 6 x 2 x 1 only x is halved
-    convert(planes, tmp_path / "a.tif", region="3:9,:40,11:")
+    convert_volume(planes, tmp_path / "a.tif", region="3:9,:40,11:")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), VOLUME[3:9, :40, 11:])
 
 
 def test_a_single_plane_and_a_single_voxel(tmp_path):
-    convert(VOLUME[:1], tmp_path / "a.zarr")
+    convert_volume(VOLUME[:1], tmp_path / "a.zarr")
     np.testing.assert_array_equal(arrays(tmp_path / "a.zarr")[0], VOLUME[:1])
-    convert(VOLUME[:1, :1, :1], tmp_path / "b.zarr", levels=4)
+    convert_volume(VOLUME[:1, :1, :1], tmp_path / "b.zarr", levels=4)
     assert [each.shape for each in arrays(tmp_path / "b.zarr")] == [(1, 1, 1)]
-    convert(VOLUME[:1, :1, :1], tmp_path / "b.tif")
+    convert_volume(VOLUME[:1, :1, :1], tmp_path / "b.tif")
     assert tifffile.imread(tmp_path / "b.tif").ravel().tolist() == [VOLUME[0, 0, 0]]
 
 
 def test_channel_and_level_are_chosen(tmp_path):
     tifffile.imwrite(tmp_path / "c.tif", np.stack([VOLUME, VOLUME[::-1]], 1), imagej=True)
     with pytest.raises(VolumeError, match="choose one with channel=0 to 1"):
-        convert(tmp_path / "c.tif", tmp_path / "a.zarr")
-    convert(tmp_path / "c.tif", tmp_path / "a.zarr", channel=1, **SMALL)
-    convert(tmp_path / "a.zarr", tmp_path / "coarse.npy", level=1)
+        convert_volume(tmp_path / "c.tif", tmp_path / "a.zarr")
+    convert_volume(tmp_path / "c.tif", tmp_path / "a.zarr", channel=1, **SMALL)
+    convert_volume(tmp_path / "a.zarr", tmp_path / "coarse.npy", level=1)
     np.testing.assert_array_equal(np.load(tmp_path / "coarse.npy"), halved(VOLUME[::-1], (2, 2, 2)))
 
 
@@ -219,12 +219,12 @@ def test_channel_and_level_are_chosen(tmp_path):
 )
 def test_mistakes_leave_nothing(planes, tmp_path, name, options, kind, text):
     with pytest.raises(kind, match=text):
-        convert(planes, tmp_path / name, **options)
+        convert_volume(planes, tmp_path / name, **options)
     nothing_left(tmp_path)
 
 
 def test_the_input_is_never_replaced(tmp_path):
-    convert(VOLUME, tmp_path / "a.zarr", **SMALL)
+    convert_volume(VOLUME, tmp_path / "a.zarr", **SMALL)
     (tmp_path / "planes").mkdir()
     tifffile.imwrite(tmp_path / "planes" / "0.tif", VOLUME[0])
     for source, path in (
@@ -232,24 +232,24 @@ def test_the_input_is_never_replaced(tmp_path):
         ("planes/*.tif", "planes/0.tif"),
     ):  # fmt: skip
         with pytest.raises(OutputError, match="the input"):
-            convert(tmp_path / source, tmp_path / path, overwrite=True)
+            convert_volume(tmp_path / source, tmp_path / path, overwrite=True)
     np.testing.assert_array_equal(arrays(tmp_path / "a.zarr")[0], VOLUME)
-    convert(tmp_path / "planes", tmp_path / "planes" / "new.zarr")  # that is no plane
+    convert_volume(tmp_path / "planes", tmp_path / "planes" / "new.zarr")  # that is no plane
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy", ".zarr"])
 def test_what_is_there_is_kept_unless_told(planes, tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
-    convert(VOLUME[:5], path)
+    convert_volume(VOLUME[:5], path)
     with pytest.raises(OutputError, match="exists already"):
-        convert(planes, path)
+        convert_volume(planes, path)
     with pytest.raises(OutputError, match="exists already and is 5 x 70 x 90 uint16, not 21 x 70 x 90 uint16"):
-        convert(planes, path, resume=True)
+        convert_volume(planes, path, resume=True)
     np.testing.assert_array_equal(stored(path), VOLUME[:5])
-    convert(planes, path, overwrite=True)
+    convert_volume(planes, path, overwrite=True)
     np.testing.assert_array_equal(stored(path), VOLUME)
     before = path.stat().st_mtime_ns
-    assert convert(planes, path, resume=True).notes == [f"{path} is there already, whole; nothing was done"]
+    assert convert_volume(planes, path, resume=True).notes == [f"{path} is there already, whole; nothing was done"]
     assert path.stat().st_mtime_ns == before
     nothing_left(tmp_path, path.name)
 
@@ -276,15 +276,15 @@ def test_an_interrupted_conversion_goes_on(planes, tmp_path, suffix, monkeypatch
     monkeypatch.setattr("cytolith.convert.plan._FILE_BLOCK_BYTES", 4 * 70 * 90 * 3)
     path = tmp_path / f"a{suffix}"
     options = {"voxel_size": (2, 1, 1), **(SMALL if suffix == ".zarr" else {})}
-    convert(planes, tmp_path / f"b{suffix}", **options)
+    convert_volume(planes, tmp_path / f"b{suffix}", **options)
     early = Events(2)
     with pytest.raises(KeyboardInterrupt) as caught:
-        convert(planes, path, listener=early, workers=1, **options)
+        convert_volume(planes, path, listener=early, workers=1, **options)
     assert caught.value.__notes__ == [f"what is finished is kept beside {path}; the same command goes on from there"]
     assert not path.exists()
     nothing_left(tmp_path, f"b{suffix}", f"a{suffix}.partial", f"a{suffix}.unfinished")
     events = Events()
-    done = convert(planes, path, listener=events, workers=3, memory=2**31, **options)
+    done = convert_volume(planes, path, listener=events, workers=3, memory=2**31, **options)
     assert "this went on with an unfinished conversion" in done.notes
     assert 0 < events.planned[0] <= early.planned[0] - 2
     if suffix == ".zarr":
@@ -298,7 +298,7 @@ def test_an_interrupted_conversion_goes_on(planes, tmp_path, suffix, monkeypatch
 def test_another_conversion_is_refused_and_says_why(planes, tmp_path):
     path = tmp_path / "a.zarr"
     with pytest.raises(KeyboardInterrupt):
-        convert(planes, path, listener=Events(2), workers=1, **SMALL)
+        convert_volume(planes, path, listener=Events(2), workers=1, **SMALL)
     for options, text in (
         ({"voxel_size": (6, 2, 2)}, "voxel_size is 6 x 2 x 2, the unfinished conversion to it has none"),
         ({"region": "0:9,:,:"}, "region is 0:9,0:70,0:90, the unfinished conversion to it has 0:21,0:70,0:90"),
@@ -308,10 +308,10 @@ def test_another_conversion_is_refused_and_says_why(planes, tmp_path):
         ({"shards": (8, 16, 64)}, "shards is 8 x 16 x 64, the unfinished conversion to it has 8 x 32 x 32"),
     ):
         with pytest.raises(OutputError, match=text):
-            convert(planes, path, **SMALL | options)
+            convert_volume(planes, path, **SMALL | options)
     with pytest.raises(OutputError, match="input is an array"):
-        convert(VOLUME, path, **SMALL)
-    convert(VOLUME[:4], path, overwrite=True)
+        convert_volume(VOLUME, path, **SMALL)
+    convert_volume(VOLUME[:4], path, overwrite=True)
     np.testing.assert_array_equal(stored(path), VOLUME[:4])
     nothing_left(tmp_path, "a.zarr")
 
@@ -322,12 +322,12 @@ def test_a_changed_plane_is_noticed_unless_it_was_not_read(tmp_path):
     for z, plane in enumerate(VOLUME):
         tifffile.imwrite(folder / f"{z}.tif", plane)
     with pytest.raises(KeyboardInterrupt):
-        convert(folder, path, listener=Events(2), workers=1, **SMALL)
+        convert_volume(folder, path, listener=Events(2), workers=1, **SMALL)
     tifffile.imwrite(folder / "20.tif", VOLUME[0])  # not read yet
     os.utime(folder / "0.tif", ns=(1, 1))
     with pytest.raises(OutputError, match=r"0\.tif has changed since the unfinished conversion has read it"):
-        convert(folder, path, **SMALL)
-    convert(folder, path, overwrite=True, **SMALL)
+        convert_volume(folder, path, **SMALL)
+    convert_volume(folder, path, overwrite=True, **SMALL)
     np.testing.assert_array_equal(stored(path), np.concatenate([VOLUME[:20], VOLUME[:1]]))
     nothing_left(tmp_path, "planes", "a.zarr")
 
@@ -340,11 +340,11 @@ def test_a_damaged_plane_costs_its_blocks_only(tmp_path):
     whole = (folder / "20.tif").read_bytes()
     (folder / "20.tif").write_bytes(whole[:-800] + bytes(800))
     with pytest.raises(BlocksFailedError, match=r"20\.tif is damaged"):
-        convert(folder, path, **SMALL)
+        convert_volume(folder, path, **SMALL)
     assert not path.exists()
     (folder / "20.tif").write_bytes(whole)
     events = Events()
-    convert(folder, path, listener=events, **SMALL)
+    convert_volume(folder, path, listener=events, **SMALL)
     np.testing.assert_array_equal(stored(path), VOLUME)
     nothing_left(tmp_path, "planes", "a.zarr")
 
@@ -361,8 +361,8 @@ def test_a_full_disk_is_said_in_a_line_and_gone_on_from(planes, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(ConvertTask, "_write", full)
         with pytest.raises(OutputError, match="the disk is full"):
-            convert(planes, path, workers=1, **SMALL)
-    convert(planes, path, **SMALL)
+            convert_volume(planes, path, workers=1, **SMALL)
+    convert_volume(planes, path, **SMALL)
     np.testing.assert_array_equal(stored(path), VOLUME)
 
 
@@ -371,14 +371,14 @@ def test_a_block_is_on_the_disk_before_it_counts_as_done(planes, tmp_path, monke
     flush, save = pyramid.flush_chunks, Checkpoints.save
     monkeypatch.setattr(pyramid, "flush_chunks", lambda at, *rest: happened.append(at.name) or flush(at, *rest))
     monkeypatch.setattr(Checkpoints, "save", lambda self, *rest: happened.append("done") or save(self, *rest))
-    convert(planes, tmp_path / "a.zarr", workers=1, chunks=(8, 16, 16), shards=(32, 64, 64), levels=3)
+    convert_volume(planes, tmp_path / "a.zarr", workers=1, chunks=(8, 16, 16), shards=(32, 64, 64), levels=3)
     assert happened == ["0", "1", "2", "done"] * (len(happened) // 4)
     assert len(happened) >= 8
 
 
 def test_an_array_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        convert(VOLUME, tmp_path / "a.zarr", listener=Events(2), workers=1, **SMALL)
+        convert_volume(VOLUME, tmp_path / "a.zarr", listener=Events(2), workers=1, **SMALL)
     nothing_left(tmp_path)
 
 
@@ -388,15 +388,15 @@ def test_two_conversions_to_one_path_do_not_meet(planes, tmp_path):
     def second(event):
         if isinstance(event, BlockDone):
             with pytest.raises(OutputError, match=r"another run .* writes here"):
-                convert(planes, path, **SMALL)
+                convert_volume(planes, path, **SMALL)
 
-    convert(planes, path, listener=second, **SMALL)
+    convert_volume(planes, path, listener=second, **SMALL)
     np.testing.assert_array_equal(stored(path), VOLUME)
 
 
 def test_processes_give_the_same(planes, tmp_path):
-    convert(planes, tmp_path / "a.zarr", executor="processes", workers=1, **SMALL)
-    convert(planes, tmp_path / "b.zarr", **SMALL)
+    convert_volume(planes, tmp_path / "a.zarr", executor="processes", workers=1, **SMALL)
+    convert_volume(planes, tmp_path / "b.zarr", **SMALL)
     for left, right in zip(arrays(tmp_path / "a.zarr"), arrays(tmp_path / "b.zarr"), strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -407,7 +407,7 @@ import itertools, os, signal, sys
 import cytolith.io.flat_sink as flat
 import cytolith.io.shards as shards
 import cytolith.convert.plan as plan
-from cytolith.convert.pipeline import convert
+from cytolith.convert.pipeline import convert_volume
 from cytolith.engine.version import code_version
 
 source, out, every = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -425,7 +425,7 @@ def run():
         return write
     shards._chunk = killed(shards._chunk)  # in the middle of a shard
     flat.FlatSink._put = killed(flat.FlatSink._put)
-    convert(source, out, workers=2, **options)
+    convert_volume(source, out, workers=2, **options)
 
 kills = 0
 while True:
@@ -459,7 +459,7 @@ def test_kills_lose_nothing(planes, tmp_path, suffix, every):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 2
-    convert(planes, whole, **(SMALL if suffix == ".zarr" else {}))
+    convert_volume(planes, whole, **(SMALL if suffix == ".zarr" else {}))
     if suffix == ".npy":
         assert killed.read_bytes() == whole.read_bytes()
     else:
@@ -474,7 +474,7 @@ def test_memory_stays_below_what_was_given(tmp_path):
     script = """
 import resource, sys
 import numpy as np
-from cytolith.convert.pipeline import convert
+from cytolith.convert.pipeline import convert_volume
 
 class Noise:
     dtype, shape = np.dtype("uint16"), (320, 512, 512)
@@ -482,7 +482,7 @@ class Noise:
     def __getitem__(self, region):
         return self.tile[np.arange(region[0].start, region[0].stop) % 64, region[1], region[2]]
 
-convert(Noise(), sys.argv[1], workers=2, memory=330 * 2**20, shards=(64, 256, 256))
+convert_volume(Noise(), sys.argv[1], workers=2, memory=330 * 2**20, shards=(64, 256, 256))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.zarr"], capture_output=True, text=True)

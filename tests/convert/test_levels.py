@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from cytolith.convert.levels import lay_out, level_factors
 from cytolith.convert.plan import PROCESS_BYTES, plan_file, plan_stage
-from cytolith.convert.region import parse_region
 from cytolith.engine.grid import tile
 from cytolith.errors import ConfigError, MemoryBudgetError
 from cytolith.io.volume import open_volume
+from cytolith.quantities import parse_region
 
 
 class Sparse:

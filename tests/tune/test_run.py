@@ -14,12 +14,12 @@ from cytolith.cells.pipeline import prepare
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.tables import read_table
 from cytolith.io.volume import open_volume
-from cytolith.quantities import Length, Threshold
+from cytolith.quantities import Length, Threshold, format_region, parse_region
 from cytolith.score.match import match
 from cytolith.testing.phantoms import cells_phantom
 from cytolith.tune.chain import Chain, ImageCache, grey_level
 from cytolith.tune.choose import START
-from cytolith.tune.regions import format_region, inside, largest_inside, parse_region
+from cytolith.tune.regions import inside, largest_inside
 from cytolith.tune.run import tune_cells
 from cytolith.tune.search import Scorer
 from cytolith.tune.space import LADDERS, make_space, start_threshold, with_threshold

@@ -1,4 +1,4 @@
-"""The rule about what lies beside a brighter background: the one about surroundings that holds from sample to sample."""
+"""The rule about what lies beside a brighter background: of all rules about surroundings the one that carried over."""
 
 from __future__ import annotations
 

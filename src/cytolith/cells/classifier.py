@@ -45,6 +45,13 @@ class Classifier:
     digest: str = ""
     """What identifies the file."""
 
+    def kept(self, table: Table) -> tuple[Table, NDArray[np.bool_]]:
+        """Rows that are cells, with the column ``probability`` before ``truncated``, and which of the rows they are."""
+        probability = self.probability(table)
+        kept = probability >= KEEP
+        rows = {name: column[kept] for name, column in table.items() if name != "truncated"}
+        return rows | {"probability": probability[kept], "truncated": table["truncated"][kept]}, kept
+
     def probability(self, table: Table) -> NDArray[np.float64]:
         """Probability of each row to be a cell: float64, (n,).
 

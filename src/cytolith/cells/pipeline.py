@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,13 @@ from numpy.typing import NDArray
 from cytolith.axes import Shape, VoxelSize, region_shape
 from cytolith.cells.block import Table, with_micrometres
 from cytolith.cells.build import build_config
+from cytolith.cells.classifier import Classifier, load_classifier
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.costs import block_halo, bytes_per_voxel
 from cytolith.cells.hints import hints_of
 from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
+from cytolith.cells.presets import preset as named
 from cytolith.cells.reader import Reader, load_flat_field
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_defaults, with_noise
 from cytolith.cells.results import Results, Tally
@@ -79,6 +83,8 @@ def detect_cells(
     block: Shape | None = None,
     executor: str | Executor | Pool = "threads",
     config: CellsConfig | None = None,
+    preset: str | None = None,
+    classifier: Classifier | str | Path | None = None,
     **steps: Any,
 ) -> Table:
     """Table of the cells of a volume.
@@ -102,6 +108,11 @@ def detect_cells(
         result.
     config
         Parameters of all steps.
+    preset
+        Parameters by name, below those of `config`: see :mod:`cytolith.cells.presets`.
+    classifier
+        Filter that :func:`cytolith.train_classifier` or ``cytolith train`` made, or its file. It brings the parameters
+        that it was trained with, and adds the column ``probability``; rows below 0.5 are dropped.
     **steps
         Parameters by the name of a step, over those of `config`: a mapping of fields, None (skip the step) or True (its
         defaults). See :class:`cytolith.cells.config.CellsConfig`.
@@ -133,10 +144,15 @@ def detect_cells(
     ['background_correction', 'size', 'source']
     """
     volume = open_volume(source, voxel_size=voxel_size)
-    layers = [("", config.model_dump())] if config is not None else []
+    if isinstance(classifier, (str, Path)):
+        classifier = load_classifier(classifier)
+    layers: list[tuple[str, Mapping[str, Any]]] = [("", named(preset))] if preset is not None else []
+    layers += [] if classifier is None else [("", classifier.config.model_dump())]
+    layers += [] if config is None else [("", config.model_dump())]
     built = build_config(*layers, ("", steps))
     with lend_pool(executor, workers) as pool:
-        return execute(prepare(volume, built, pool=pool, memory=memory, block=block)).table
+        table = execute(prepare(volume, built, pool=pool, memory=memory, block=block)).table
+    return table if classifier is None else classifier.kept(table)[0]
 
 
 def detect_cells_block(image: Image, *, voxel_size: VoxelSize | None = None, **steps: Any) -> Table:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 from cytolith.axes import Shape, VoxelSize, region_shape
 from cytolith.cells.block import with_micrometres
 from cytolith.cells.build import to_toml
+from cytolith.cells.classifier import Classifier
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.failures import RunFailedError, describe
 from cytolith.cells.pipeline import CellsResult, Prepared, compute, prepare, summarize, with_thresholds
 from cytolith.cells.resolve import with_defaults
-from cytolith.cells.results import Results
+from cytolith.cells.results import Results, Tally
 from cytolith.cells.resume import (
     BLOCKS,
     Earlier,
@@ -37,7 +38,7 @@ from cytolith.cells.run_folder import log_to, make_folder, now, refuse_earlier_r
 from cytolith.cells.saves import Saves
 from cytolith.engine.events import Event, Failed, Listener, Retried, Widened
 from cytolith.engine.executors import Pool, open_pool
-from cytolith.engine.machine import default_workers
+from cytolith.engine.machine import default_workers, peak_bytes
 from cytolith.engine.run import KEEP_GOING, BlocksFailedError, planes_text
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import write_text
@@ -78,6 +79,7 @@ def run_cells(
     pool: Pool | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    classifier: Classifier | None = None,
     listener: Listener = lambda _: None,
     notes: Callable[[list[str]], None] = lambda _: None,
 ) -> RunReport:
@@ -107,6 +109,8 @@ def run_cells(
         Replace an earlier result in the folder, volumes that steps save, and an unfinished run of something else.
     resume
         Be content with a result that is finished already.
+    classifier
+        Filter for the rows; `config` must be what it was trained with.
     notes
         Gets what should be known before the work begins, in words.
 
@@ -128,6 +132,8 @@ def run_cells(
         complete = with_defaults(config, volume.voxel_size)
         text = to_toml(complete, {"input": str(source), "voxel_size": volume.voxel_size, **options})
         identity = identity_of(volume, complete, options)
+        if classifier is not None:
+            identity["classifier"] = classifier.digest
         if not overwrite and is_finished(output, identity, unasked=not resume):
             record = read_run(output) or {}
             shutil.rmtree(output / BLOCKS, ignore_errors=True)
@@ -139,7 +145,7 @@ def run_cells(
         lock = stack.enter_context(FolderLock(output))
         if find_earlier(output, identity, overwrite=overwrite) != earlier:
             raise OutputError(f"{output}: another run has just worked here; look at what it left, and run again")
-        run = _Run(output, prepared, identity, earlier, overwrite=overwrite, listener=listener)
+        run = _Run(output, prepared, identity, earlier, classifier, overwrite=overwrite, listener=listener)
         stack.callback(run.close)
         for line in (lock.stale, *run.progress.notes):
             if line:
@@ -183,11 +189,12 @@ class _Run:
         prepared: Prepared,
         identity: dict[str, Any],
         earlier: Earlier | None,
+        classifier: Classifier | None,
         *,
         overwrite: bool,
         listener: Listener,
     ) -> None:
-        self._output, self._prepared = output, prepared
+        self._output, self._prepared, self._classifier = output, prepared, classifier
         self._earlier, self._overwrite, self._listener = earlier, overwrite, listener
         self._begin = time.perf_counter()
         plan, volume = prepared.plan, prepared.reader.volume
@@ -229,7 +236,9 @@ class _Run:
             result = self._work(config_text)
             for name in ("closing", "failed"):
                 record.pop(name, None)
+            used = peak_bytes()
             record |= {"state": "finished", **_outcome(result)}
+            record["memory"] = {"planned": self._prepared.plan.bytes_total, "used": used}
             for hint in result.hints:
                 log.warning(hint)
             log.info("%d regions were read again with more around them", result.tally.widened)
@@ -292,16 +301,22 @@ class _Run:
                 policy=KEEP_GOING,
                 listener=self._hear,
             )
-            self._write_tables(results, saves)
+            tally = self._write_tables(results, saves)
             self._record["closing"] = True
             self._write()
         write_text(self._output / "config.toml", config_text)
-        return summarize(prepared, results.total, noise, self._begin)
+        return summarize(prepared, tally, noise, self._begin)
 
-    def _write_tables(self, results: Results, saves: Saves) -> None:
-        """Write the tables part by part, and what saved volumes need of them."""
-        size = self._prepared.reader.volume.voxel_size
-        metadata = {"voxel_size_um": json.dumps(size), "cytolith": versions()["cytolith"]}
+    def _write_tables(self, results: Results, saves: Saves) -> Tally:
+        """Write the tables part by part, and what saved volumes need of them; the tally of what is in the tables."""
+        volume = self._prepared.reader.volume
+        size = volume.voxel_size
+        metadata = {
+            "voxel_size_um": json.dumps(size),
+            "shape": json.dumps(list(volume.shape)),
+            "cytolith": versions()["cytolith"],
+        }
+        rows = truncated = 0
         blocks = self._prepared.plan.blocks
         keys, marks = [np.empty(0, np.int64)], [np.empty(0, bool)]
         try:
@@ -309,7 +324,12 @@ class _Run:
                 TableWriter(self._output / "cells.parquet", metadata) as parquet,
                 TableWriter(self._output / "cells.csv") as csv,
             ):
-                for part, part_keys in results.rows(blocks):
+                for found, found_keys in results.rows(blocks):
+                    part, part_keys = found, found_keys
+                    if self._classifier is not None:
+                        part, kept = self._classifier.kept(found)
+                        part_keys = found_keys[kept]
+                    rows, truncated = rows + len(part_keys), truncated + int(part["truncated"].sum())
                     table = with_micrometres(part, size)
                     parquet.write(table)
                     csv.write(table)
@@ -319,6 +339,11 @@ class _Run:
                 saves.finish(np.concatenate(keys), np.concatenate(marks), results.apart(blocks))
         except RecordError as error:
             raise OutputError(f"{error}; give the same command again to do its block again") from error
+        total = results.total
+        if self._classifier is not None:
+            self._record["candidates"] = total.rows
+            log.info("%d of %d candidates are cells for the classifier", rows, total.rows)
+        return replace(total, rows=rows, truncated=truncated)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Retried):

@@ -9,7 +9,8 @@ from cyclopts import Group, Parameter
 
 from cytolith.axes import Shape
 from cytolith.cells.build import build_config, read_toml, to_toml
-from cytolith.cells.config import STEPS, SWITCH_ON, step_model
+from cytolith.cells.config import STEPS, SWITCH_ON, nearest, step_model
+from cytolith.cells.presets import preset as named
 from cytolith.cells.resolve import with_defaults
 from cytolith.cli.numbers import Whole
 from cytolith.errors import ConfigError
@@ -30,6 +31,12 @@ def _cells(
     level: Annotated[Whole, Parameter(group=_INPUT)] = None,
     dataset: Annotated[str | None, Parameter(group=_INPUT)] = None,
     config: Annotated[Path | None, Parameter(group=_RUN)] = None,
+    preset: Annotated[str | None, Parameter(group=_RUN)] = None,
+    features: Annotated[bool | None, Parameter(group=_RUN)] = None,
+    classifier: Annotated[Path | None, Parameter(group=_RUN)] = None,
+    labels: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
+    export: Annotated[str | None, Parameter(group=_RUN)] = None,
+    report: Annotated[bool, Parameter(group=_RUN)] = True,
     workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     block: Annotated[str | None, Parameter(group=_RUN)] = None,
@@ -47,7 +54,7 @@ def _cells(
     Parameters
     ----------
     input
-        Folder or glob of planes, TIFF file, .npy, or zarr.
+        Folder or glob of planes, TIFF file, .npy, HDF5, Imaris, BigDataViewer, or zarr, also as a URL.
     output
         Folder for the results.
     voxel_size
@@ -59,9 +66,24 @@ def _cells(
     level
         Resolution level of an OME-Zarr; 0 is the finest.
     dataset
-        Path of the array inside a zarr group that is no OME-Zarr.
+        Array of a zarr group, or dataset of an HDF5 file, that holds several.
     config
         TOML file of parameters; flags win over it.
+    preset
+        Parameters to begin with, below --config and flags: c-fos (the defaults), c-fos-striped (light sheet with
+        stripes along x), clearmap (what ClearMap begins with).
+    features
+        Add a column for each of the measures that tell cells from what looks like them (docs/detection.md).
+    classifier
+        Keep what a filter from cytolith train takes for a cell, and add the column probability. The filter brings its
+        parameters; --config and flags win over them.
+    labels
+        Write OUTPUT/labels.zarr: each voxel of a cell holds the row of the cell, counted from 1.
+    export
+        Write the table for other tools too, with commas between: clearmap (cells.npy), cellfinder (cells.xml), napari
+        (cells-napari.csv), neuroglancer (cells.precomputed).
+    report
+        Write OUTPUT/report.html, one page to look at.
     workers
         Blocks at work at once. Default: all cores.
     memory
@@ -86,12 +108,30 @@ def _cells(
         Print errors only.
     """
     given = _steps_given(steps)
-    layers: list[tuple[str, dict[str, Any]]] = []
+    if features is not None:
+        given["features"] = given.get("features", "on") if features else "none"
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    document: dict[str, Any] = {}
     run_keys: dict[str, Any] = {}
     if config is not None:
         document, run_keys = read_toml(config)
-        layers.append((str(config), document))
+    name = preset if preset is not None else run_keys.pop("preset", None)
+    run_keys.pop("preset", None)
+    if name is not None:
+        layers.append(("--preset", named(name)))
+    trained = None
+    if classifier is not None:
+        from cytolith.cells.classifier import load_classifier
+
+        trained = load_classifier(classifier)
+        layers.append((str(classifier), trained.config.model_dump()))
+    layers.append((str(config), document))
+    if labels:
+        if output is None:
+            raise ConfigError("--labels goes into the folder of the results: --output (-o) is missing")
+        layers.append(("--labels", {"shape_detection": {"save": str(output / "labels.zarr")}}))
     layers.append(("command line", given))
+    formats = [] if export is None else [part.strip().lower() for part in export.split(",") if part.strip()]
     parameters = build_config(*layers)
     size = parse_triple(voxel_size, "--voxel-size") if voxel_size is not None else _size_of(run_keys, config)
     options: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level, "dataset": dataset}
@@ -117,11 +157,17 @@ def _cells(
         core = int(z), int(y), int(x)
 
     from cytolith.cells.run import run_cells
+    from cytolith.cli.afterwards import write_exports, write_page
     from cytolith.cli.console import Console
     from cytolith.cli.where import pool_of
+    from cytolith.io.points.export import RUN_FILES
+
+    for format_name in formats:
+        if format_name not in RUN_FILES:
+            raise ConfigError(f"--export {format_name}: is unknown; {nearest(format_name, tuple(RUN_FILES))}")
 
     with Console(quiet=quiet) as console:
-        report = run_cells(
+        outcome = run_cells(
             source,
             output,
             parameters,
@@ -132,16 +178,23 @@ def _cells(
             block=core,
             overwrite=overwrite,
             resume=resume,
+            classifier=trained,
             listener=console,
             notes=console.notes,
         )
-    console.notes(report.hints)
+    console.notes(outcome.hints)
+    written = write_exports(output, formats)
+    page = write_page(output, console.notes) if report and not outcome.already else None
     if not quiet:
-        if report.already:
-            print(f"{report.rows:,} cells; the run was finished before")
+        if outcome.already:
+            print(f"{outcome.rows:,} cells; the run was finished before")
         else:
-            rate = report.voxels / max(report.seconds, 1e-6) / 1e6
-            print(f"{report.rows:,} cells in {report.seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
+            rate = outcome.voxels / max(outcome.seconds, 1e-6) / 1e6
+            print(f"{outcome.rows:,} cells in {outcome.seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
+        for path in written:
+            print(f"For other tools: {path}")
+        if page is not None:
+            print(f"Report: {page}")
         print(f"Table: {output / 'cells.parquet'} and {output / 'cells.csv'}")
     return 0
 
@@ -183,7 +236,9 @@ def _with_step_flags(function: Any) -> Any:
         flag = "--" + step.replace("_", "-")
         group = Group(f"Step {position + 1}: {step.replace('_', ' ')}", sort_key=10 + position)
         about = (model.__doc__ or "").splitlines()[0]
-        texts = {step: (flag, f"{about} Give none to skip the step, on for its defaults.")}
+        texts = (
+            {} if step == "features" else {step: (flag, f"{about} Give none to skip the step, on for its defaults.")}
+        )
         for field, info in model.model_fields.items():
             default = info.default
             shown = (

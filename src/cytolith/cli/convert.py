@@ -84,7 +84,7 @@ def convert(
     sharded = shards is None or shards.strip().lower() != "none"
 
     from cytolith.cli.console import Console
-    from cytolith.convert.pipeline import convert as convert_volume
+    from cytolith.convert.pipeline import convert_volume
     from cytolith.io.volume import shape_text
 
     with Console(quiet=quiet) as console:

@@ -42,6 +42,7 @@ def fracture(
     no_clusters: Annotated[bool, Parameter(negative="", group=_FILES)] = False,
     no_pictures: Annotated[bool, Parameter(negative="", group=_FILES)] = False,
     no_summary: Annotated[bool, Parameter(negative="", group=_FILES)] = False,
+    report: Annotated[bool, Parameter(group=_FILES)] = True,
     aper_map_name: Annotated[str | None, Parameter(group=_FILES)] = None,
     offset_map_name: Annotated[str | None, Parameter(group=_FILES)] = None,
     img_stack_name: Annotated[str | None, Parameter(group=_FILES)] = None,
@@ -61,7 +62,7 @@ def fracture(
     Parameters
     ----------
     input
-        TIFF stack, folder or glob of planes, .npy, or zarr.
+        TIFF stack, folder or glob of planes, .npy, HDF5, or zarr, also as a URL.
     output
         Folder for the results. Default: the current one.
     threshold
@@ -107,6 +108,8 @@ def fracture(
         Do not draw the maps.
     no_summary
         Do not write summary.json.
+    report
+        Write report.html, one page to look at.
     aper_map_name
         Name of the aperture map, joined to the output folder.
     offset_map_name
@@ -165,6 +168,7 @@ def fracture(
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
+    from cytolith.cli.afterwards import write_page
     from cytolith.cli.console import Console
     from cytolith.cli.where import pool_of
     from cytolith.fracture.pipeline import execute
@@ -187,9 +191,10 @@ def fracture(
                     console.notes([f"what is finished is kept in {output}; the same command goes on from there"])
                 raise
     console.notes(result.hints[len(prepared.hints) :])
+    page = write_page(output, console.notes) if report and not no_summary else None
     if not quiet:
         print(_text(result.summary, console.seconds))
-        for path in result.paths.values():
+        for path in [*result.paths.values(), *([] if page is None else [page])]:
             print(f"  {path}")
     return 0
 

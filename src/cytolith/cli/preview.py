@@ -62,7 +62,7 @@ def preview(
     """
     from cytolith.cells.build import build_config, read_toml
     from cytolith.preview.run import preview_cells
-    from cytolith.tune.regions import format_region
+    from cytolith.quantities import format_region
 
     layers: list[tuple[str, dict[str, Any]]] = []
     run_keys: dict[str, Any] = {}

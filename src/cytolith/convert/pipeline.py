@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cytolith.axes import Region, Shape, region_origin, region_shape
+from cytolith.axes import Region, Shape, full_region, region_origin, region_shape
 from cytolith.convert.levels import Pyramid, Stage, lay_out
 from cytolith.convert.plan import plan_file, plan_stage
 from cytolith.convert.refusals import refuse_input, refuse_options
-from cytolith.convert.region import parse_region
 from cytolith.convert.task import FILE, ConvertTask
 from cytolith.convert.unfinished import (
     as_kept,
@@ -42,6 +41,7 @@ from cytolith.io.sink import Sink, check_place, create_sink
 from cytolith.io.stamps import Stamps
 from cytolith.io.stored import as_stored
 from cytolith.io.volume import Volume, open_volume, shape_text
+from cytolith.quantities import parse_region
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Target:
         return (FILE,) if self.pyramid is None else self.pyramid.stages
 
 
-def convert(
+def convert_volume(
     source: Any,
     path: str | Path,
     *,
@@ -168,7 +168,7 @@ def convert(
     --------
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     convert(np.ones((4, 300, 500), np.uint16), f"{folder}/a.zarr").levels
+    ...     convert_volume(np.ones((4, 300, 500), np.uint16), f"{folder}/a.zarr").levels
     ((4, 300, 500), (2, 150, 250))
     """
     given = {"channel": channel, "timepoint": timepoint, "level": level, "dataset": dataset}
@@ -181,7 +181,7 @@ def convert(
         raise ConfigError("shards and sharded=False: give one of the two")
     opened = open_volume(source, voxel_size, **chosen)
     volume = as_stored(opened)
-    part = parse_region(region, volume.shape)
+    part = full_region(volume.shape) if region is None else parse_region(region, volume.shape)
     pyramid = None
     if path.suffix == ".zarr":
         zarr_codecs(compression or "zstd", volume.dtype)  # refused before anything else

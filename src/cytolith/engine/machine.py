@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,17 @@ def default_memory() -> int:
     except (AttributeError, ValueError, OSError):
         size = 8 * 2**30
     return min([size, *_job_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) // 2
+
+
+def peak_bytes() -> int | None:
+    """Most memory that this process has held, and the largest of its children that have ended; None where unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return unit * max(resource.getrusage(each).ru_maxrss for each in who)
 
 
 def _job_limits(groups: Path, root: Path) -> Iterator[int]:

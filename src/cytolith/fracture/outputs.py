@@ -38,7 +38,7 @@ def stem_of(source: str | Path) -> str:
     if path.suffix == "" or path.is_dir():
         path = next((part for part in (path, *path.parents) if ".zarr" in part.suffixes), path)
     name = path.resolve().name
-    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".tif", ".tiff", ".zarr", ".npy"):
+    for ending in (".ome.tif", ".ome.tiff", ".ome.zarr", ".tif", ".tiff", ".zarr", ".npy", ".hdf5", ".h5", ".ims"):
         if name.lower().endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return name or "stack"

@@ -29,6 +29,7 @@ from cytolith.fracture.passes import Kept
 from cytolith.fracture.plan import Cut
 from cytolith.io.files import write_text
 from cytolith.io.record import RecordError, read_record, write_record
+from cytolith.io.remote import is_url
 from cytolith.io.stamps import Stamps, changed_planes
 from cytolith.io.volume import Volume
 
@@ -45,7 +46,7 @@ def identity_of(
     parameters |= parameters.pop("offsets")
     identity = {
         "cytolith": code_version(),
-        "input": os.path.abspath(Path(source).expanduser()),  # noqa: PTH100 (a pattern is no path)
+        "input": str(source) if is_url(str(source)) else os.path.abspath(Path(source).expanduser()),  # noqa: PTH100 (a pattern)
         **chosen,
         "shape": volume.shape,
         "dtype": str(volume.dtype),

@@ -22,9 +22,9 @@ from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import write_text
 from cytolith.io.volume import open_volume
 from cytolith.preview.look import Look, histogram_bars, look_at, what_if
-from cytolith.quantities import format_bytes
+from cytolith.quantities import format_bytes, format_region, parse_region
 from cytolith.tune.chain import halo_block, unsaved
-from cytolith.tune.regions import format_region, largest_inside, parse_region
+from cytolith.tune.regions import largest_inside
 
 _MIDDLE: Shape = (64, 512, 512)
 """Extent of the region that is shown when none is given."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import Region, VoxelSize
+from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.block import Table
 from cytolith.cells.build import build_config
 from cytolith.cells.classifier import KEEP, Classifier, require_train
@@ -20,7 +20,7 @@ from cytolith.cells.resolve import with_defaults
 from cytolith.errors import ConfigError
 from cytolith.io.volume import Volume
 from cytolith.score.match import Matching, match
-from cytolith.train.regions import folds_of, inside_any
+from cytolith.score.regions import Box
 
 CANDIDATES: dict[str, Any] = {
     "maxima_detection": {"threshold": "4.5 mad", "shape": "18, 5, 5 um"},
@@ -32,6 +32,8 @@ CANDIDATES: dict[str, Any] = {
 TREES = 5
 """Models whose mean is taken: trees on random columns differ, their mean is steadier."""
 FOLDS = 4
+BOXES = 4
+"""Boxes along each axis that folds are made of."""
 LEAST_CELLS = 50
 """Annotated cells below which nothing can be fitted and tested."""
 
@@ -52,12 +54,12 @@ class Training:
     """How many of them are among the candidates."""
 
 
-def train(
+def train_classifier(
     volume: Volume,
     truth: NDArray[np.float64],
     *,
-    regions: Sequence[Region] = (),
-    without: Sequence[Region] = (),
+    regions: Sequence[Box] = (),
+    without: Sequence[Box] = (),
     tolerance: float = 8.0,
     config: CellsConfig | None = None,
     seed: int = 0,
@@ -105,11 +107,14 @@ def train(
     if volume.voxel_size is None:
         raise ConfigError(f"{volume.name}: the voxel size is unknown; add --voxel-size Z,Y,X")
     size, points = volume.voxel_size, np.asarray(truth, np.float64).reshape(-1, 3)
-    everywhere: Region = (slice(0, volume.shape[0]), slice(0, volume.shape[1]), slice(0, volume.shape[2]))
-    wanted = tuple(regions) or (everywhere,)
 
     def chosen(places: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return inside_any(places, wanted) & ~inside_any(places, without)
+        inside = np.full(len(places), not regions)
+        for box in regions:
+            inside |= box.holds(places)
+        for box in without:
+            inside &= ~box.holds(places)
+        return inside
 
     points = points[chosen(points)]
     if len(points) < LEAST_CELLS:
@@ -134,12 +139,15 @@ def train(
     columns = (*config.features.measure, "size")
     values = np.stack([np.asarray(table[name], np.float64) for name in columns], 1)
     values[~np.isfinite(values)] = np.nan
-    fold = folds_of(places, volume.shape, FOLDS)
+    fold = _folds(places, volume.shape)
     kept = np.zeros(len(places), bool)
     for held in range(FOLDS):
         test = fold == held
+        if not is_cell[~test].any() or is_cell[~test].all():
+            continue
         models = _fit(values[~test], is_cell[~test], seed)
-        kept[test] = np.mean([m.predict_proba(values[test])[:, 1] for m in models], axis=0) >= KEEP if test.any() else 0
+        if test.any():
+            kept[test] = np.mean([m.predict_proba(values[test])[:, 1] for m in models], axis=0) >= KEEP
     plain = detect_cells(volume, workers=workers, memory=memory)
     plain = _rows(plain, chosen(_points(plain)))
     held_out = match(places[kept], points, tolerance, size)
@@ -147,6 +155,15 @@ def train(
     about = _about(volume, size, len(places), len(points), held_out, default)
     classifier = Classifier(tuple(_fit(values, is_cell, seed)), columns, with_defaults(config, size), about)
     return Training(classifier, held_out, default, len(places), len(points), len(pairs))
+
+
+def _folds(points: NDArray[np.float64], shape: Shape) -> NDArray[np.int64]:
+    """Fold of each point: the volume is cut into boxes, dealt out in turn.
+
+    Neighbours share surroundings, so boxes are held out, never single cells.
+    """
+    cell = np.clip((points * BOXES / np.array(shape)).astype(np.int64), 0, BOXES - 1)
+    return np.asarray((cell @ np.array([1, 2, 3])) % FOLDS, np.int64)
 
 
 def _fit(values: NDArray[np.float64], is_cell: NDArray[np.bool_], seed: int) -> list[Any]:

@@ -1,44 +1,15 @@
-"""Regions as users write them: ``z0:z1,y0:y1,x0:x1``."""
+"""Regions of a volume that count, and how much of them memory holds."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import AXES, Region, Shape
+from cytolith.axes import Region, Shape
 from cytolith.errors import ConfigError
-
-_RANGE = re.compile(r"^\s*(\d*)\s*:\s*(\d*)\s*$")
-
-
-def parse_region(text: str, shape: Shape, option: str = "--region") -> Region:
-    """Region of a volume from ``z0:z1,y0:y1,x0:x1`` in voxels; a side that is left open is the volume's.
-
-    Raises
-    ------
-    ConfigError
-        A text that is no region, an empty one, or one that is not inside the volume.
-    """
-    parts = text.strip().strip("[]()").split(",")
-    found = [_RANGE.match(part) for part in parts]
-    if len(parts) != 3 or not all(found):
-        raise ConfigError(f"{option} {text!r}: give z0:z1,y0:y1,x0:x1 in voxels, for example 0:64,100:400,:")
-    slices = []
-    for axis, match, extent in zip(AXES, found, shape, strict=True):
-        assert match is not None
-        start, stop = int(match[1] or 0), int(match[2] or extent)
-        if not start < stop <= extent:
-            raise ConfigError(f"{option} {text!r}: {start}:{stop} along {axis}, but the volume has 0:{extent}")
-        slices.append(slice(start, stop))
-    return slices[0], slices[1], slices[2]
-
-
-def format_region(region: Region) -> str:
-    """The region as `parse_region` reads it."""
-    return ",".join(f"{part.start}:{part.stop}" for part in region)
+from cytolith.quantities import format_region
 
 
 def refuse_overlap(regions: Sequence[Region], option: str = "--region") -> None:

@@ -24,9 +24,9 @@ from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import output_error, write_text
 from cytolith.io.tables import read_points, write_table
 from cytolith.io.volume import Volume, open_volume
-from cytolith.quantities import Length, format_bytes
+from cytolith.quantities import Length, format_bytes, format_region, parse_region
 from cytolith.tune.chain import Chain, block_voxels, unsaved
-from cytolith.tune.regions import format_region, inside, largest_inside, parse_region, refuse_overlap
+from cytolith.tune.regions import inside, largest_inside, refuse_overlap
 from cytolith.tune.search import Numbers, Scorer, Trial, Tuned, search
 from cytolith.tune.space import Space, make_space
 
