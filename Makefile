@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: .venv/installed  ## install, write sample volumes, find the cells and score them against the truth, map the fracture
 	$(BIN)/cytolith sample cells demo/sample --overwrite
 	$(BIN)/cytolith cells demo/sample/planes -o demo/cells --voxel-size 6,1.62,1.62 --overwrite
-	$(BIN)/cytolith score demo/cells/cells.parquet demo/sample/truth.csv
-	@echo "The table of cells is demo/cells/cells.csv (and cells.parquet)."
+	$(BIN)/cytolith score demo/cells demo/sample/truth.csv
+	@echo "The table of cells is demo/cells/cells.csv (and cells.parquet); demo/cells/report.html shows them."
 	$(BIN)/cytolith sample fracture demo/rock --overwrite
 	$(BIN)/cytolith fracture demo/rock/fracture.tif -o demo/fracture -n 1 --force
 	@echo "The maps of the fracture are in demo/fracture; fracture-aperture-map.png is a picture of one."
@@ -36,7 +36,7 @@ picture: .venv/installed-test  ## draw the picture of the README anew
 constraints:  ## pin the newest versions of everything
 	$(PYTHON) -m venv .venv-new
 	.venv-new/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-new/bin/python -m pip install --quiet . --group test --group lint --group docs
+	.venv-new/bin/python -m pip install --quiet ".[all]" --group test --group lint --group docs
 	(echo "# What continuous integration installs; raise with: make constraints" && \
 	 .venv-new/bin/python -m pip freeze | grep -v cytolith) > constraints.txt
 	rm -rf .venv-new
@@ -49,7 +49,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report]"
 	touch $@
 
 .venv/installed-test: .venv/installed

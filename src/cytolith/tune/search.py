@@ -31,7 +31,7 @@ from cytolith.tune.choose import (
     sure_gains,
 )
 from cytolith.tune.parts import FOLDS, Parts, cut_parts
-from cytolith.tune.space import LADDERS, Choice, Space, start_threshold, with_threshold
+from cytolith.tune.space import LADDERS, STRIPES, Choice, Space, start_threshold, with_threshold
 from cytolith.tune.sweep import sweep
 
 _FLOOR, _DOG_FLOOR = 8.0, 400.0
@@ -49,7 +49,7 @@ class Scored:
     """Threshold of the maxima for each column of the counts."""
     counts: Counts
     same_steps: bool
-    """Whether only the threshold differs from the start."""
+    """Whether only the threshold differs from the start, or stripes are taken off."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Scorer:
             np.bincount(self._blocks, minlength=self.parts.count).astype(np.int32),
             levels >= floor,
         )
-        return Scored(dict(choice), config, thresholds, counts, self._space.distance(choice) == 0)
+        return Scored(dict(choice), config, thresholds, counts, self._space.same_but_stripes(choice))
 
     def _middle(self, heights: NDArray[np.float64]) -> float:
         """Grey value above which there are as many maxima as the start finds: other images have other heights."""
@@ -225,6 +225,11 @@ def search(
     total = trials if free else 1
     try:
         _tell(done, total, scorer.start, pools[-1], listener)
+        for kind in STRIPES if "stripes" in space.names else ():
+            if kind != scorer.start.choice["stripes"]:  # known beforehand, not searched for: few cells can tell
+                striped = scorer.score({**scorer.start.choice, "stripes": kind})
+                for pool in pools:
+                    pool.append(striped)
         studies = _studies(seed, len(blocks), space) if free else []
         for number in range(1, total):
             if time.monotonic() >= end:

@@ -21,13 +21,16 @@ from cytolith.quantities import Length, Threshold
 _ROOT2 = 2**0.5
 LADDERS: dict[str, tuple[float, ...]] = {
     "background": (0.5, 0.63, 0.79, 1.0, 1.26, 1.59, 2.0),
+    "stripes": (0.0, 1.0, 2.0),
     "smoothing_z": (0.0, 0.5, 1 / _ROOT2, 1.0, _ROOT2, 2.0),
     "smoothing_plane": (0.0, 0.5, 1 / _ROOT2, 1.0, _ROOT2, 2.0),
     "dog": (0.0, 0.5, 1 / _ROOT2, 1.0, _ROOT2, 2.0),
     "window_z": (0.5, 1 / _ROOT2, 1.0, _ROOT2, 2.0),
     "window_plane": (0.5, 1 / _ROOT2, 1.0, _ROOT2, 2.0),
 }
-"""Factors of each parameter; 0 switches the step off along its axes."""
+"""Factors of each parameter; 0 switches the step off along its axes. Of stripes: none, along x, along y."""
+STRIPES = LADDERS["stripes"]
+_STRIPE_UM, _STRIPE_VOXELS = Length(73, "um"), Length(45)
 THRESHOLD = "threshold"
 NAMES = (THRESHOLD, *LADDERS)
 """Names that `--only` knows."""
@@ -71,6 +74,12 @@ class Space:
             assert step.shape is not None
             disk = tuple(_times(length, given["background"], whole=True) for length in step.shape)
             changed["background_correction"] = step.model_copy(update={"shape": disk})
+        if "stripes" in given and start.background_correction is not None:
+            step = changed.get("background_correction", start.background_correction)
+            length = step.stripe_length or (_STRIPE_UM if known else _STRIPE_VOXELS)
+            update = {"stripe_length": length if given["stripes"] else None}
+            update |= {"stripe_axis": "y" if given["stripes"] == 2 else "x"}
+            changed["background_correction"] = step.model_copy(update=update)
         if {"smoothing_z", "smoothing_plane"} & set(given):
             smoothing = start.smoothing or Smoothing()
             sigma = smoothing.sigma if start.smoothing is not None else (_UM if known else _VOXELS)
@@ -98,6 +107,10 @@ class Space:
         """How many parameters differ from the start."""
         return sum(choice.get(name, factor) != factor for name, factor in self.start_choice.items())
 
+    def same_but_stripes(self, choice: Choice) -> bool:
+        """Whether a choice differs from the start in stripes at most, of which there are three kinds only."""
+        return self.distance({**choice, "stripes": self.start_choice.get("stripes", 0.0)}) == 0
+
     def same_images(self, choice: Choice) -> bool:
         """Whether a choice leaves all image steps as in the start."""
         return all(
@@ -109,8 +122,10 @@ class Space:
     def halo(self) -> Shape:
         """Voxels around a region that any choice needs, (z, y, x), with room for plateaus."""
         biggest: dict[str, float] = {name: max(LADDERS[name]) for name in self.names}
-        reach = clear_reach(in_voxels(self.config(biggest), self.voxel_size))
-        z, y, x = (n + 2 for n in reach)
+        kinds = STRIPES if "stripes" in self.names else (0.0,)
+        choices = [biggest | ({"stripes": kind} if kind else {}) for kind in kinds]
+        reaches = [clear_reach(in_voxels(self.config(choice), self.voxel_size)) for choice in choices]
+        z, y, x = (max(axis) + 2 for axis in zip(*reaches, strict=True))
         return z, y, x
 
 
@@ -127,7 +142,7 @@ def make_space(start: CellsConfig, voxel_size: VoxelSize | None, only: Iterable[
         raise ConfigError("maxima_detection: tune looks for centres of cells; do not skip this step")
     names = list(LADDERS)
     if start.background_correction is None:
-        names.remove("background")
+        names = [name for name in names if name not in ("background", "stripes")]
     if start.maxima_detection.shape is None or start.maxima_detection.h_max is not None:
         names = [name for name in names if not name.startswith("window")]
     wanted = NAMES if only is None else tuple(name.strip().lower().replace("-", "_") for name in only)
@@ -173,6 +188,11 @@ def with_threshold(config: CellsConfig, threshold: Threshold, start: Threshold) 
 def _start_factor(start: CellsConfig, name: str) -> float:
     if name == "dog" and (start.dog_filter is None or start.dog_filter.shape is None):
         return 0.0
+    if name == "stripes":
+        step = start.background_correction
+        if step is None or step.stripe_length is None:
+            return 0.0
+        return 2.0 if step.stripe_axis == "y" else 1.0
     if name.startswith("smoothing") and start.smoothing is None:
         return 0.0
     return 1.0
