@@ -52,7 +52,9 @@ def test_sample_writes_planes_and_truth(sample, tmp_path):
 
 def test_cells_writes_the_tables_and_the_record(run):
     out, done = run
-    assert sorted(p.name for p in out.iterdir()) == ["cells.csv", "cells.parquet", "config.toml", "run.json", "run.log"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "cells.csv", "cells.parquet", "config.toml", "report.html", "run.json", "run.log",
+    ]  # fmt: skip
     table = pyarrow.parquet.read_table(out / "cells.parquet")
     assert table.column_names == [
         "z", "y", "x", "z_um", "y_um", "x_um", "size", "source", "background_correction", "truncated",

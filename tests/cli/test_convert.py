@@ -72,7 +72,7 @@ def test_labels_without_shards(tmp_path):
         (["out.zarr", "--chunks", "4,5"], 2, "--chunks '4,5': give three positive whole numbers"),
         (["out.zarr", "--chunks", "4,5,6", "--shards", "8,10,13"], 2, "13 along x is no multiple of 6"),
         (["out.zarr", "--levels", "2.5"], 2, "2.5"),
-        (["out.zarr", "--region", "0:99,:,:"], 2, "--region 0:99,:,:: z 0:99 is empty or not inside 0:12"),
+        (["out.zarr", "--region", "0:99,:,:"], 2, "--region '0:99,:,:': 0:99 along z, but the volume has 0:12"),
         (["out.zarr", "--compression", "rar"], 2, "--compression rar: give zstd, lz4 or none"),
         (["out.tif", "--labels"], 2, "--labels is for .zarr only"),
         (["out.zarr", "--memory", "1MiB"], 1, "--memory 1.0 MiB does not hold a block"),

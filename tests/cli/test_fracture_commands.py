@@ -18,7 +18,9 @@ import tifffile
 COMMAND = [str(Path(sys.executable).with_name("cytolith"))]
 
 
-def call(*arguments, cwd=None):
+def call(*arguments, cwd=None, report=False):
+    if arguments[0] == "fracture" and not report:  # a page each time would take most of the time
+        arguments = (*arguments, "--no-report")
     return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
 
 

@@ -144,7 +144,6 @@ def test_files_are_written_in_whole_chunks_of_what_is_read():
 @pytest.mark.parametrize(
     ("text", "region"),
     [
-        (None, ((0, 10), (0, 20), (0, 30))),
         ("1:2,3:4,5:6", ((1, 2), (3, 4), (5, 6))),
         (" 1: , :4 ,:", ((1, 10), (0, 4), (0, 30))),
         ("[1:10, 0:20, 29:30]", ((1, 10), (0, 20), (29, 30))),

@@ -254,8 +254,10 @@ class Outputs:
         for sink in self._sinks:
             with suppress(OSError):  # what went wrong before is what counts
                 sink.discard()
-        self._journal.unlink(missing_ok=True)  # from here on nothing is taken back, and no run goes on
+        # killed between the two, the next run takes the results back and makes them anew; the other way round it would
+        # find results and a run that goes on
         forget(self.scratch)
+        self._journal.unlink(missing_ok=True)
         for parent in self._parents():
             remove(self._scratch_of(parent))
 

@@ -25,6 +25,7 @@ def as_stored(volume: Volume) -> Volume:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from cytolith.io.volume import open_volume
     >>> volume = open_volume(np.full((1, 1, 1), 2**24 + 1))
     >>> int(volume.read((slice(0, 1),) * 3)[0, 0, 0]), int(as_stored(volume).read((slice(0, 1),) * 3)[0, 0, 0])

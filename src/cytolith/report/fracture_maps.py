@@ -25,7 +25,7 @@ LONGEST = 1000
 PROJECTED_VOXELS = 2_000_000_000
 """Voxels up to which the stack is projected again, to see what the filter replaced."""
 _CELLS_AT_ONCE = 1 << 18
-_BLOCK_VOXELS = 1 << 26
+_BLOCK_VOXELS = 1 << 22
 
 
 @dataclass(frozen=True)

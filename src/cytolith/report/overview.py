@@ -26,7 +26,8 @@ FULL_VOXELS = 2_000_000_000
 """Voxels up to which all are looked at: half a minute or so, where the run itself took minutes."""
 LONGEST = 1000
 """Pixels that the longer side of a projection has at most."""
-_MEMORY = 256 * 2**20
+_MEMORY = 96 * 2**20
+"""What the pass may take: it comes after a run, in the room that the run had."""
 
 
 @dataclass(frozen=True)
