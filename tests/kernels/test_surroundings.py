@@ -85,6 +85,6 @@ def test_easiest_way_out():
         ways = [
             values_at(image, position, ray).min()
             for ray in rays
-            if ((position + ray[-1] >= 0) & (position + ray[-1] < image.shape)).all()
+            if ((position + ray >= 0) & (position + ray < image.shape)).all()
         ]
         assert found[i] == max(ways, default=-np.inf)

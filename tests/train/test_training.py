@@ -21,15 +21,15 @@ SIZE = (6, 1.62, 1.62)
 
 
 def sample(seed):
-    """Cells, and decoys as bright that no annotation holds: they are broad where cells are not."""
+    """Cells, and specks that pass the threshold and no annotation holds: they are sharper than cells."""
     volume, truth = cells_phantom((30, 150, 150), seed=seed)
     rng = np.random.default_rng(seed)
     image = volume.astype(np.float64)
-    z, y, x = np.mgrid[-3:4, -9:10, -9:10]
-    blob = 700 * np.exp(-((z / 2) ** 2 + (y / 5) ** 2 + (x / 5) ** 2) / 2)
-    for _ in range(70):
-        a, b, c = rng.integers(3, 26), rng.integers(9, 140), rng.integers(9, 140)
-        image[a - 3 : a + 4, b - 9 : b + 10, c - 9 : c + 10] += blob
+    z, y, x = np.mgrid[-2:3, -3:4, -3:4]
+    blob = 6000 * np.exp(-((z / 0.4) ** 2 + (y / 0.9) ** 2 + (x / 0.9) ** 2) / 2)
+    for _ in range(80):
+        a, b, c = rng.integers(2, 27), rng.integers(3, 146), rng.integers(3, 146)
+        image[a - 2 : a + 3, b - 3 : b + 4, c - 3 : c + 4] += blob
     points = np.stack([truth[axis] for axis in "zyx"], 1)
     return np.clip(image.round(), 0, 65535).astype(np.uint16), points
 

@@ -25,6 +25,8 @@ from cytolith.io.files import written_aside
 
 KEEP = 0.5
 """Rows of at least this probability are kept: training weights cells so that this cut gives the best F1."""
+MANY_ROWS = 50_000
+"""Rows from which threads pay: below it they wait for each other."""
 _FORMAT = 1
 _TRUSTED = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
 """What is loaded beside what skops knows to be harmless."""
@@ -65,9 +67,12 @@ class Classifier:
             raise ConfigError(f"the classifier needs the columns {', '.join(missing)}: run with --features")
         if not len(table["z"]):
             return np.empty(0)
+        from threadpoolctl import threadpool_limits
+
         values = np.stack([np.asarray(table[name], np.float64) for name in self.columns], 1)
         values[~np.isfinite(values)] = np.nan
-        result: NDArray[np.float64] = np.mean([model.predict_proba(values)[:, 1] for model in self.models], axis=0)
+        with threadpool_limits(1 if len(values) < MANY_ROWS else None):
+            result: NDArray[np.float64] = np.mean([model.predict_proba(values)[:, 1] for model in self.models], axis=0)
         return result
 
 

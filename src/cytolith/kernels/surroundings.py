@@ -168,12 +168,12 @@ def easiest_way_out(image: NDArray[np.float32], positions: ArrayLike, rays: NDAr
     image, positions
         As in `window_statistics`.
     rays
-        (k, m, 3) integers: offsets of the voxels of each ray. Rays that end outside the image are left out.
+        (k, m, 3) integers: offsets of the voxels of each ray. Rays that leave the image are left out.
 
     Returns
     -------
     ndarray
-        float64, (n,); minus infinity where no ray ends in the image.
+        float64, (n,); minus infinity where every ray leaves the image.
 
     Examples
     --------
@@ -236,16 +236,15 @@ def _centiles(
 @jit
 def _way_out(image: NDArray[Any], at: NDArray[np.int64], rays: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     Z, Y, X = image.shape
-    last = rays.shape[1] - 1
     for i in range(at.shape[0]):
         best = -np.inf
         for k in range(rays.shape[0]):
-            z, y, x = at[i, 0] + rays[k, last, 0], at[i, 1] + rays[k, last, 1], at[i, 2] + rays[k, last, 2]
-            if not (0 <= z < Z and 0 <= y < Y and 0 <= x < X):
-                continue
             least = np.inf
             for j in range(rays.shape[1]):
                 z, y, x = at[i, 0] + rays[k, j, 0], at[i, 1] + rays[k, j, 1], at[i, 2] + rays[k, j, 2]
+                if not (0 <= z < Z and 0 <= y < Y and 0 <= x < X):
+                    least = -np.inf
+                    break
                 least = min(least, np.float64(image[z, y, x]))
             best = max(best, least)
         out[i] = best

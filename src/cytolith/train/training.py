@@ -36,6 +36,8 @@ BOXES = 4
 """Boxes along each axis that folds are made of."""
 LEAST_CELLS = 50
 """Annotated cells below which nothing can be fitted and tested."""
+LEAST_OF_A_KIND = 10
+"""Candidates that are cells, and such that are none, below which there is nothing to tell apart."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def train_classifier(
     above F / 2 is optimal (Lipton, Elkan and Naryanaswamy, ECML 2014), and F is near 0.8.
     """
     require_train()
+    from threadpoolctl import threadpool_limits
+
     if volume.voxel_size is None:
         raise ConfigError(f"{volume.name}: the voxel size is unknown; add --voxel-size Z,Y,X")
     size, points = volume.voxel_size, np.asarray(truth, np.float64).reshape(-1, 3)
@@ -131,7 +135,7 @@ def train_classifier(
     pairs = match(places, points, tolerance, size).pairs
     is_cell = np.zeros(len(places), bool)
     is_cell[pairs[:, 0]] = True
-    if is_cell.sum() < LEAST_CELLS // 2 or (~is_cell).sum() < LEAST_CELLS // 2:
+    if min(is_cell.sum(), (~is_cell).sum()) < LEAST_OF_A_KIND:
         raise ConfigError(
             f"{is_cell.sum()} of {len(places)} candidates are annotated cells: there is nothing to tell apart; check "
             "that the annotation is in voxels of this volume, or lower maxima_detection.threshold"
@@ -147,7 +151,8 @@ def train_classifier(
             continue
         models = _fit(values[~test], is_cell[~test], seed)
         if test.any():
-            kept[test] = np.mean([m.predict_proba(values[test])[:, 1] for m in models], axis=0) >= KEEP
+            with threadpool_limits(1):
+                kept[test] = np.mean([m.predict_proba(values[test])[:, 1] for m in models], axis=0) >= KEEP
     plain = detect_cells(volume, workers=workers, memory=memory)
     plain = _rows(plain, chosen(_points(plain)))
     held_out = match(places[kept], points, tolerance, size)
@@ -168,6 +173,7 @@ def _folds(points: NDArray[np.float64], shape: Shape) -> NDArray[np.int64]:
 
 def _fit(values: NDArray[np.float64], is_cell: NDArray[np.bool_], seed: int) -> list[Any]:
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     # a cell weighs (1 - c) / c, where c = 0.4 is the best cut without weights
     weights = np.where(is_cell, 1.5, 1.0)
@@ -183,7 +189,8 @@ def _fit(values: NDArray[np.float64], is_cell: NDArray[np.bool_], seed: int) -> 
             early_stopping=False,
             random_state=seed + number,
         )
-        models.append(model.fit(values, is_cell.astype(np.int64), sample_weight=weights))
+        with threadpool_limits(1):  # some thousand rows: threads would wait for each other
+            models.append(model.fit(values, is_cell.astype(np.int64), sample_weight=weights))
     return models
 
 
