@@ -52,7 +52,7 @@ def test_a_filter_is_better_than_none_on_what_it_has_not_seen(trained, tmp_path)
     table = detect_cells(image, voxel_size=SIZE, classifier=path)
     assert f1(table, points) > f1(detect_cells(image, voxel_size=SIZE), points) + 0.03
     assert list(table)[-2:] == ["probability", "truncated"]
-    assert ((table["probability"] >= 0.5) & (table["probability"] <= 1)).all()
+    assert ((table["probability"] >= 0.4) & (table["probability"] <= 1)).all()
     again = detect_cells(image, voxel_size=SIZE, classifier=trained.classifier, block=(11, 60, 150), workers=2)
     for name, column in table.items():
         np.testing.assert_array_equal(column, again[name])

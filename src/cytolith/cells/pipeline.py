@@ -112,7 +112,7 @@ def detect_cells(
         Parameters by name, below those of `config`: see :mod:`cytolith.cells.presets`.
     classifier
         Filter that :func:`cytolith.train_classifier` or ``cytolith train`` made, or its file. It brings the parameters
-        that it was trained with, and adds the column ``probability``; rows below 0.5 are dropped.
+        that it was trained with, and adds the column ``probability``; rows below 0.4 are dropped.
     **steps
         Parameters by the name of a step, over those of `config`: a mapping of fields, None (skip the step) or True (its
         defaults). See :class:`cytolith.cells.config.CellsConfig`.

@@ -101,9 +101,9 @@ def train_classifier(
 
     Notes
     -----
-    Gradient boosting on the features of :mod:`cytolith.cells.features`. Cells weigh so much more than other candidates
-    that a probability of 0.5 is the best cut for F1: where the best F1 is F, keeping what is a cell with a probability
-    above F / 2 is optimal (Lipton, Elkan and Naryanaswamy, ECML 2014), and F is near 0.8.
+    Gradient boosting on the features of :mod:`cytolith.cells.features`. Where the best F1 is F, keeping what is a cell
+    with a probability above F / 2 is optimal (Lipton, Elkan and Naryanaswamy, ECML 2014). F is near 0.8, and the cut at
+    `cytolith.cells.classifier.KEEP`.
     """
     require_train()
     from threadpoolctl import threadpool_limits
@@ -175,8 +175,6 @@ def _fit(values: NDArray[np.float64], is_cell: NDArray[np.bool_], seed: int) -> 
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
-    # a cell weighs (1 - c) / c, where c = 0.4 is the best cut without weights
-    weights = np.where(is_cell, 1.5, 1.0)
     models = []
     for number in range(TREES):
         model = HistGradientBoostingClassifier(
@@ -190,7 +188,7 @@ def _fit(values: NDArray[np.float64], is_cell: NDArray[np.bool_], seed: int) -> 
             random_state=seed + number,
         )
         with threadpool_limits(1):  # some thousand rows: threads would wait for each other
-            models.append(model.fit(values, is_cell.astype(np.int64), sample_weight=weights))
+            models.append(model.fit(values, is_cell.astype(np.int64)))
     return models
 
 
