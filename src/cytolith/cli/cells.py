@@ -83,7 +83,7 @@ def _cells(
         Write the table for other tools too, with commas between: clearmap (cells.npy), cellfinder (cells.xml), napari
         (cells-napari.csv), neuroglancer (cells.precomputed).
     report
-        Write OUTPUT/report.html, one page to look at.
+        Write OUTPUT/report.html, one page to look at; not with less than 1 GiB of --memory.
     workers
         Blocks at work at once. Default: all cores.
     memory
@@ -133,6 +133,10 @@ def _cells(
     layers.append(("command line", given))
     formats = [] if export is None else [part.strip().lower() for part in export.split(",") if part.strip()]
     parameters = build_config(*layers)
+    if labels and parameters.shape_detection is None:
+        raise ConfigError(
+            "--labels and --shape-detection none: without shapes there are no labels; give one of the two"
+        )
     size = parse_triple(voxel_size, "--voxel-size") if voxel_size is not None else _size_of(run_keys, config)
     options: dict[str, Any] = {"channel": channel, "timepoint": timepoint, "level": level, "dataset": dataset}
     options = {name: run_keys.get(name) if value is None else value for name, value in options.items()}
@@ -166,6 +170,7 @@ def _cells(
         if format_name not in RUN_FILES:
             raise ConfigError(f"--export {format_name}: is unknown; {nearest(format_name, tuple(RUN_FILES))}")
 
+    budget = None if memory is None else parse_bytes(memory)
     with Console(quiet=quiet) as console:
         outcome = run_cells(
             source,
@@ -174,7 +179,7 @@ def _cells(
             voxel_size=size,
             options=options,
             pool=pool_of(executor, dask, dask_scheduler_file, workers),
-            memory=None if memory is None else parse_bytes(memory),
+            memory=budget,
             block=core,
             overwrite=overwrite,
             resume=resume,
@@ -184,7 +189,7 @@ def _cells(
         )
     console.notes(outcome.hints)
     written = write_exports(output, formats)
-    page = write_page(output, console.notes) if report and not outcome.already else None
+    page = write_page(output, console.notes, budget) if report and not outcome.already else None
     if not quiet:
         if outcome.already:
             print(f"{outcome.rows:,} cells; the run was finished before")

@@ -109,7 +109,7 @@ def fracture(
     no_summary
         Do not write summary.json.
     report
-        Write report.html, one page to look at.
+        Write report.html, one page to look at; not with less than 1 GiB of --memory.
     aper_map_name
         Name of the aperture map, joined to the output folder.
     offset_map_name
@@ -191,7 +191,7 @@ def fracture(
                     console.notes([f"what is finished is kept in {output}; the same command goes on from there"])
                 raise
     console.notes(result.hints[len(prepared.hints) :])
-    page = write_page(output, console.notes) if report and not no_summary else None
+    page = write_page(output, console.notes, budget) if report and not no_summary else None
     if not quiet:
         print(_text(result.summary, console.seconds))
         for path in [*result.paths.values(), *([] if page is None else [page])]:

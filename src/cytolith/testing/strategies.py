@@ -146,6 +146,13 @@ def chains(draw: st.DrawFn, dtype: DTypeLike = "uint16") -> dict[str, Any]:
             st.none(), st.builds(lambda t: {"threshold": t}, thresholds), st.builds(lambda t: {"threshold": t}, grey)
         )
     )
+    chain["background_jump"] = draw(
+        st.one_of(st.none(), st.builds(lambda ratio, radius: {"ratio": ratio, "radius": radius}, _ratios, _windows))
+    )
+    if chain["shape_detection"] is not None:
+        chain["shape_detection"]["fraction"] = draw(st.sampled_from(["auto", None, 0.5, 0.9]))
+    if draw(st.integers(0, 3)) == 0:
+        chain["features"] = {"cell": draw(st.tuples(*[st.sampled_from([0.7, 1.0, 1.6])] * 3))}
     chain["intensity_detection"] = draw(
         st.one_of(
             st.none(),
@@ -161,10 +168,13 @@ def chains(draw: st.DrawFn, dtype: DTypeLike = "uint16") -> dict[str, Any]:
 
 
 _backgrounds = st.builds(
-    lambda shape, form: {"shape": shape, "form": form},
+    lambda shape, form, stripe, axis: {"shape": shape, "form": form, "stripe_length": stripe, "stripe_axis": axis},
     st.tuples(st.integers(1, 8), st.integers(1, 9)),
     st.sampled_from(["disk", "cube"]),
+    st.sampled_from([None, None, 7]),
+    st.sampled_from(["y", "x"]),
 )
+_ratios = st.sampled_from([1.0, 1.05, 1.5])
 _equalizations = st.builds(
     lambda selem, spacing, interpolate: {
         "selem": selem,
