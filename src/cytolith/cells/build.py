@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from cytolith.cells.config import STEPS, CellsConfig, nearest, step_model
 from cytolith.errors import ConfigError
 
-RUN_KEYS = ("preset", "input", "voxel_size", "channel", "timepoint", "level", "dataset")
+RUN_KEYS = ("preset", "input", "classifier", "voxel_size", "channel", "timepoint", "level", "dataset")
 """Top-level names of a ``config.toml`` beside the steps: what the run read, so that the file runs again as it is, and a
 preset that the steps stand above."""
 

@@ -46,6 +46,8 @@ class Classifier:
     """Where it comes from: inputs, cells, held-out scores, versions."""
     digest: str = ""
     """What identifies the file."""
+    path: str | None = None
+    """The file."""
 
     def kept(self, table: Table) -> tuple[Table, NDArray[np.bool_]]:
         """Rows that are cells, with the column ``probability`` before ``truncated``, and which of the rows they are."""
@@ -128,6 +130,7 @@ def load_classifier(path: str | Path) -> Classifier:
             build_config((str(path), json.loads(content["config"]))),
             json.loads(content["about"]),
             hashlib.sha256(data).hexdigest(),
+            str(path),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"--classifier {path}: is no file of cytolith train ({error})") from None

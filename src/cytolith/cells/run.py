@@ -130,7 +130,9 @@ def run_cells(
         volume = open_volume(source, voxel_size=voxel_size, **options)
         refuse_folder(output, source)
         complete = with_defaults(config, volume.voxel_size)
-        text = to_toml(complete, {"input": str(source), "voxel_size": volume.voxel_size, **options})
+        filter_file = None if classifier is None else classifier.path
+        keys = {"input": str(source), "classifier": filter_file, "voxel_size": volume.voxel_size, **options}
+        text = to_toml(complete, keys)
         identity = identity_of(volume, complete, options)
         if classifier is not None:
             identity["classifier"] = classifier.digest

@@ -115,16 +115,16 @@ def _cells(
     run_keys: dict[str, Any] = {}
     if config is not None:
         document, run_keys = read_toml(config)
-    name = preset if preset is not None else run_keys.pop("preset", None)
-    run_keys.pop("preset", None)
+    name = preset if preset is not None else run_keys.get("preset")
     if name is not None:
         layers.append(("--preset", named(name)))
     trained = None
-    if classifier is not None:
+    filter_file = classifier if classifier is not None else run_keys.get("classifier")
+    if filter_file is not None:
         from cytolith.cells.classifier import load_classifier
 
-        trained = load_classifier(classifier)
-        layers.append((str(classifier), trained.config.model_dump()))
+        trained = load_classifier(filter_file)
+        layers.append((str(filter_file), trained.config.model_dump()))
     layers.append((str(config), document))
     if labels:
         if output is None:
@@ -142,7 +142,7 @@ def _cells(
     options = {name: run_keys.get(name) if value is None else value for name, value in options.items()}
     source = input if input is not None else run_keys.get("input")
     if print_config:
-        keys = {"input": source, "voxel_size": size, **options}
+        keys = {"input": source, "classifier": filter_file, "voxel_size": size, **options}
         if source is not None and size is None:
             from cytolith.io.volume import open_volume
 
