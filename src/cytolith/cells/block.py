@@ -12,21 +12,20 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import Region, Shape, VoxelSize, region_origin, region_shape
+from cytolith.axes import Region, VoxelSize, region_origin, region_shape
 from cytolith.cells.background_jump import beside_brighter
 from cytolith.cells.config import MEASURES, CellsConfig
 from cytolith.cells.costs import near_reach
 from cytolith.cells.features import empty_columns, feature_columns
 from cytolith.cells.images import Clock, Image, Setting, dense_halo, run_image_steps, triple
+from cytolith.cells.loose import NOTHING, Loose, holds, looked_at, where_loose
 from cytolith.cells.owners import (
     Voxels,
-    extents,
     inside_region,
     key_voxels,
     maxima_voxels,
     open_candidates,
     places,
-    region_corners,
     shape_voxels,
     volume_index,
 )
@@ -39,19 +38,6 @@ from cytolith.kernels.measure import measure_balls, measure_shapes
 from cytolith.kernels.watershed import Shapes, grow_shapes, trim_shapes
 
 Table: TypeAlias = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Loose:
-    """Where cells lie that may go on beyond what was read, one entry a cell."""
-
-    extents: NDArray[np.int64]
-    """(n, 6): box in the volume around what was seen of the cell, its first voxel and the one behind its last."""
-    touched: NDArray[np.bool_]
-    """(n, 6): whether it runs into the rim at the faces z0, y0, x0, z1, y1, x1 of what was read."""
-
-
-NOTHING = Loose(np.empty((0, 6), np.int64), np.empty((0, 6), bool))
 
 
 @dataclass
@@ -222,7 +208,7 @@ def cells_in_images(
             assert measure.shape is not None
             middle, ball = np.floor(centres + 0.5).astype(np.int64), ball_offsets(triple(measure.shape))
             balls = np.hstack([middle + ball.min(0), middle + ball.max(0) + 1])
-            settled &= _holds(block.trimmed(setting.shape, dense_halo(config)).read, balls, setting.shape)
+            settled &= holds(block.trimmed(setting.shape, dense_halo(config)).read, balls, setting.shape)
         for name in measure.measure:
             if shapes is not None:
                 columns[name] = measure_shapes(shapes, crop(name), measure.method)
@@ -257,7 +243,7 @@ def cells_in_images(
     reach = np.array(near_reach(config))
     if reach.any():
         windows = np.hstack([at - reach, at + reach + 1])
-        loose |= ~_holds(known, windows, setting.shape)
+        loose |= ~holds(known, windows, setting.shape)
     table = {axis: centres[index, i] for i, axis in enumerate("zyx")}
     table |= {name: column[index] for name, column in columns.items()}
     if config.features is not None:
@@ -267,7 +253,7 @@ def cells_in_images(
     cells = BlockCells(
         table,
         row_keys,
-        _where(maxima, shapes, _around(balls, windows, index, loose), index[loose], trusted, margins),
+        where_loose(maxima, shapes, looked_at(balls, windows, index, loose), index[loose], trusted, margins),
         images,
         trusted=trusted,
         maxima=maxima,
@@ -279,49 +265,6 @@ def cells_in_images(
     )
     cells.apart = _apart(cells, index, setting, everything=asked is not None)
     return cells
-
-
-def _where(
-    maxima: Maxima,
-    shapes: Shapes | None,
-    around: NDArray[np.int64] | None,
-    index: NDArray[np.int64],
-    trusted: Block,
-    margins: tuple[int, ...],
-) -> Loose:
-    """Where some maxima, their shapes and what is looked at around them (a box each) lie."""
-    if index.size == 0:
-        return NOTHING
-    boxes = extents(maxima, shapes, index, region_origin(trusted.read))
-    if around is not None:
-        boxes[:, :3] = np.minimum(boxes[:, :3], around[:, :3])
-        boxes[:, 3:] = np.maximum(boxes[:, 3:], around[:, 3:])
-    read = region_corners(trusted.read)
-    near, far = np.array(margins[::2]), np.array(margins[1::2])
-    touched = np.hstack([boxes[:, :3] < read[:3] + near, boxes[:, 3:] > read[3:] - far])
-    return Loose(boxes, touched & (np.concatenate([near, far]) > 0))
-
-
-def _around(
-    balls: NDArray[np.int64] | None,
-    windows: NDArray[np.int64] | None,
-    index: NDArray[np.int64],
-    loose: NDArray[np.bool_],
-) -> NDArray[np.int64] | None:
-    """Boxes of what is looked at around loose rows: balls of their maxima, windows of the rows themselves."""
-    boxes = [] if balls is None else [balls[index[loose]]]
-    boxes += [] if windows is None else [windows[loose]]
-    if not boxes:
-        return None
-    corners = np.stack(boxes)
-    return np.hstack([corners[:, :, :3].min(0), corners[:, :, 3:].max(0)])
-
-
-def _holds(region: Region, boxes: NDArray[np.int64], shape: Shape) -> NDArray[np.bool_]:
-    """Whether all that boxes (n, 6) have inside the volume lies in the region."""
-    corners = region_corners(region)
-    low, high = np.maximum(boxes[:, :3], 0), np.minimum(boxes[:, 3:], shape)
-    return np.asarray(((low >= corners[:3]) & (high <= corners[3:])).all(1))
 
 
 def _apart(cells: BlockCells, index: NDArray[np.int64], setting: Setting, *, everything: bool) -> dict[str, Voxels]:

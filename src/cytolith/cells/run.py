@@ -132,7 +132,7 @@ def run_cells(
         complete = with_defaults(config, volume.voxel_size)
         filter_file = None if classifier is None else classifier.path
         keys = {"input": str(source), "classifier": filter_file, "voxel_size": volume.voxel_size, **options}
-        text = to_toml(complete, keys)
+        text = to_toml(_without_own_files(complete, output), keys)
         identity = identity_of(volume, complete, options)
         if classifier is not None:
             identity["classifier"] = classifier.digest
@@ -160,6 +160,17 @@ def run_cells(
         # the very last: while it is there, whoever is killed and runs again is told that all is done
         shutil.rmtree(output / BLOCKS, ignore_errors=True)
         return report
+
+
+def _without_own_files(config: CellsConfig, output: Path) -> CellsConfig:
+    """The configuration without volumes that are saved into the folder itself: another run has a folder of its own."""
+    folder = output.resolve()
+    own = {
+        name: step.model_copy(update={"save": None})
+        for name, step in config
+        if getattr(step, "save", None) is not None and Path(step.save).expanduser().resolve().is_relative_to(folder)
+    }
+    return config.model_copy(update=own)
 
 
 def _prepare(

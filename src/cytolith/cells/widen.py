@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region, Shape, region_shape
-from cytolith.cells.block import BlockCells, Loose, cells_of_block
+from cytolith.cells.block import BlockCells, cells_of_block
 from cytolith.cells.costs import ROOM_VOXELS, clear_reach
 from cytolith.cells.images import Image, Setting
+from cytolith.cells.loose import Loose
 from cytolith.cells.owners import join_voxels, places, region_corners
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
