@@ -51,22 +51,57 @@ def test_values_are_what_their_names_say():
     found = detect_cells(VOLUME, voxel_size=SIZE, **steps)
     image = remove_background(VOLUME, (11, 11)).astype(np.float64)
     background = VOLUME - image
-    raw = ndimage.gaussian_filter(VOLUME.astype(np.float64), (0.7, 1.48, 1.48), truncate=3)
+    cell, width = np.array([2, 7.4, 7.4]), (0.7, 1.48, 1.48)
+    raw = ndimage.gaussian_filter(VOLUME.astype(np.float32), width, truncate=3)
+    wide = ndimage.gaussian_filter(image.astype(np.float32), tuple(1.6 * w for w in width), truncate=3)
+    rank95 = {"q": 95, "method": "inverted_cdf"}
     single = [i for i in range(len(found["z"])) if all(float(found[a][i]).is_integer() for a in "zyx")]
     assert len(single) > 5
     for i in single:
-        z, y, x = (int(found[a][i]) for a in "zyx")
-        peak = image[z, y, x]
-        assert found["background"][i] == background[z, y, x]
-        assert found["peak_to_background"][i] == peak / max(background[z, y, x], 1)
-        box = image[max(z - 5, 0) : z + 6, max(y - 18, 0) : y + 19, max(x - 18, 0) : x + 19]
-        dy, dx = np.mgrid[max(y - 18, 0) : y + 19, max(x - 18, 0) : x + 19][:, : box.shape[1], : box.shape[2]]
-        disk = np.hypot(dy - y, dx - x) <= 18.5
-        assert found["relative_height"][i] == peak / box[:, disk].max()
-        assert 0 <= found["relief"][i] <= 1 or np.isnan(found["relief"][i])
-        assert found["background_jump_wide"][i] >= 0.999 * found["background_low"][i]
-        assert found["raw_height"][i] < 1
-        assert raw[z, y, x] > 0
+        at = np.array([int(found[a][i]) for a in "zyx"])
+        peak, own, bright = image[tuple(at)], max(background[tuple(at)], 1), raw[tuple(at)]
+        away = (np.indices(VOLUME.shape).reshape(3, -1).T - at).reshape(*VOLUME.shape, 3)
+        far = np.linalg.norm(away / cell, axis=-1)
+
+        def cylinder(radius, steps, away=away):
+            inside = (np.abs(away[..., 0]) <= radius * cell[0]) & (
+                np.hypot(*np.moveaxis(away[..., 1:], -1, 0)) <= radius * 7.4
+            )
+            return inside & (away % steps == 0).all(-1)
+
+        ring, inner = (far > 10 / 12) & (far <= 16 / 12), (far > 8 / 12) & (far <= 1)
+        near, further = cylinder(2, (1, 2, 2)), cylinder(40 / 12, (1, 2, 2))
+        around = cylinder(5, (1, 3, 3))
+        wanted = {
+            "peak_to_background": peak / own,
+            "background": background[tuple(at)],
+            "ring_to_peak": np.percentile(image[ring], **rank95) / peak,
+            "raw_contrast": (bright - np.percentile(raw[inner], **rank95)) / peak,
+            "raw_height": 1 - np.percentile(raw[ring], 50, method="inverted_cdf") / bright,
+            "dog_to_peak": 1 - wide[tuple(at)] / peak,
+            "background_sd": background[near].std() / peak,
+            "background_jump": background[near].max() / own,
+            "background_jump_wide": background[further].max() / own,
+            "background_low": background[further].min() / own,
+            "relative_height": peak / image[cylinder(2.5, (1, 1, 1))].max(),
+            "mean_around": image[around].mean() / peak,
+            "sd_around": image[around].std() / peak,
+        }
+        assert set(wanted) | {"peak_to_noise", "relief"} == set(FEATURES)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name][i], value, rtol=2e-4, atol=2e-4, err_msg=name)
+        ways = []
+        for up in np.linspace(-1, 1, 7):
+            for turn in np.arange(12) * np.pi / 6:
+                across = np.sqrt(1 - up**2)
+                ray = np.array([up, across * np.sin(turn), across * np.cos(turn)])
+                places = at + np.floor(ray * np.arange(2, 15)[:, None] / 12 * cell + 0.5 + 1e-9).astype(int)
+                if ((places >= 0) & (places < VOLUME.shape)).all():
+                    ways.append(image[tuple(places.T)].min())
+        if ways:
+            np.testing.assert_allclose(found["relief"][i], 1 - max(ways) / peak, atol=1e-6)
+        else:
+            assert np.isnan(found["relief"][i])
 
 
 def test_noise_is_measured_for_them_with_grey_thresholds_too():
