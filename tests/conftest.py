@@ -1,9 +1,15 @@
 """Shared fixtures: where recorded outputs and real volumes lie when they are at hand."""
 
+import functools
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the stand-in of CuPy
 
 settings.register_profile("cytolith", deadline=None)
 settings.load_profile("cytolith")
@@ -18,3 +24,28 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder 'shared' with golden outputs and real volumes beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """CuPy's stand-in on the CPU in its place, with one GPU; gives what sets it up and tells what it did."""
+    import cuda_on_cpu
+
+    if cuda_on_cpu.COMPILER is None:
+        pytest.skip("no g++: the kernels of the GPU cannot be run on the CPU")
+    cuda_on_cpu.machine.reset()
+    monkeypatch.setitem(sys.modules, "cupy", _stand_in())
+    return cuda_on_cpu.machine
+
+
+@functools.cache
+def _stand_in() -> Any:
+    import cuda_on_cpu
+
+    return cuda_on_cpu.make_module()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(20261124)
