@@ -69,6 +69,7 @@ ONLY_IN = {
     "pyarrow": {"io"},
     "PIL": {"io"},
     "numba": {"kernels"},
+    "cupy": {"kernels", "engine"},
     "cyclopts": {"cli"},
     "rich": {"cli"},
     "numcodecs": {"io"},

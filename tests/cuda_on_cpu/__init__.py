@@ -20,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Device:
     def __init__(self, device: int | None = None) -> None:
         self.id = getattr(_local, "device", 0) if device is None else device
 
-    def __enter__(self) -> Device:
+    def __enter__(self) -> Self:
         self._before = getattr(_local, "device", 0)
         _local.device = self.id
         return self
@@ -94,6 +95,10 @@ class Device:
         _local.device = self.id
 
     def synchronize(self) -> None: ...
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02x}:00.0"
 
     @property
     def compute_capability(self) -> str:
@@ -248,7 +253,7 @@ class Stream:
         self.ptr = 0 if null else next(self._numbers)
         self.device_id = Device().id
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         self._before = getattr(_local, "stream", None)
         _local.stream = self
         return self
@@ -257,6 +262,17 @@ class Stream:
         _local.stream = self._before
 
     def synchronize(self) -> None: ...
+
+
+class Event:
+    """As cupy.cuda.Event."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record(self, stream: Any = None) -> None:
+        self.time = time.perf_counter()
 
 
 class RawModule:
@@ -347,7 +363,8 @@ def _compile(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     if not target.exists():
         launchers = "".join(
             f'extern "C" int launch_{name}(unsigned const* g, unsigned const* b, int s, void** a, unsigned seed) {{\n'
-            f"    return cuda_on_cpu::launch([](void** p) {{ cuda_on_cpu::apply(&{name}, p); }}, g, b, s, a, seed);\n}}\n"
+            f"    auto call = [](void** p) {{ cuda_on_cpu::apply(&{name}, p); }};\n"
+            f"    return cuda_on_cpu::launch(call, g, b, s, a, seed);\n}}\n"
             f'extern "C" int sizes_{name}(int* out) {{ return cuda_on_cpu::sizes(&{name}, out); }}\n'
             for name in _kernels(code)
         )
@@ -383,6 +400,8 @@ def make_module() -> types.ModuleType:
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
         Device=Device,
         Stream=Stream,
+        Event=Event,
+        get_elapsed_time=lambda begin, end: 1000 * (end.time - begin.time),
         Memory=Memory,
         MemoryPointer=MemoryPointer,
         alloc_pinned_memory=alloc_pinned_memory,

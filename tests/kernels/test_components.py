@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cytolith.kernels.components import MaskTooLargeError, Runs, connect_runs, mask_runs
+from cytolith.kernels.components import MaskTooLargeError, Runs, connect_runs, mask_runs, scatter
 
 DTYPES = ["uint8", "uint16", "int16", "float32"]
 RANKS = {6: 1, 18: 2, 26: 3}
@@ -102,6 +102,24 @@ def test_the_limit_is_checked_before_anything_large_is_made():
     with pytest.raises(MaskTooLargeError, match="60 voxels are above it, only 59 are allowed") as error:
         mask_runs(image, 0, limit=59)
     assert (error.value.voxels, error.value.limit) == (60, 59)
+
+
+@given(images(), st.integers(-6, 10))
+@settings(max_examples=100)
+def test_values_go_back_to_the_voxels_of_the_mask(image, threshold):
+    out = np.full(image.shape, 77, image.dtype)
+    scatter(mask_runs(image, threshold), image[image > threshold], out)
+    np.testing.assert_array_equal(out, np.where(image > threshold, image, np.array(77, image.dtype)))
+
+
+def test_values_that_do_not_fit_a_mask_or_an_image_are_refused():
+    image = np.ones((3, 4, 5), np.uint16)
+    runs, values = mask_runs(image, 0), np.ones(60, np.uint16)
+    with pytest.raises(ValueError, match=r"values: shape \(59,\) given, one for each of 60 voxels"):
+        scatter(runs, values[1:], image)
+    for out in (image[:2], image.astype(np.float32), np.asfortranarray(image)):
+        with pytest.raises(ValueError, match=r"out: .* C-contiguous uint16"):
+            scatter(runs, values, out)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "complex64", "float16"])

@@ -6,7 +6,8 @@ import scipy.ndimage as ndi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach
+from cytolith.kernels.local_maxima import scan_maxima
+from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach, search
 
 DTYPES = [np.uint8, np.uint16, np.int16, np.float32]
 NEIGHBOURS = np.ones((3, 3, 3))
@@ -198,7 +199,7 @@ def test_any_memory_layout_byte_order_and_convertible_dtype():
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        (np.zeros((4, 5), np.uint16), {}, "three axes"),
+        (np.zeros((4, 5), np.uint16), {}, "2 axes given"),
         (np.zeros((3, 4, 5), np.int64), {}, "dtype int64"),
         (np.zeros((3, 4, 5), complex), {}, "dtype complex128"),
         (np.zeros((3, 4, 5), np.uint16), {"shape": 0}, "shape must be"),
@@ -223,6 +224,67 @@ def test_reach():
     assert maxima_reach(1) == (1, 1, 1)
     assert maxima_reach(h_max=10) == (1, 1, 1)
     assert maxima_reach((3, 4, 9), h_max=10) == (1, 2, 4)
+
+
+# --- what others have found
+
+
+@given(images(), windows, thresholds, st.booleans(), st.tuples(*[st.integers(0, 2)] * 6))
+@settings(max_examples=200)
+def test_what_was_found_is_taken_and_the_image_is_read_there_alone(image, window, threshold, merge, margins):
+    options = {"shape": window, "threshold": threshold, "merge_plateaus": merge, "open_margins": margins}
+    expected = detect_maxima(image, **options)
+    found = np.flatnonzero(window_maxima(image, window, threshold))
+    rest = np.ones(image.size, bool)
+    rest[found] = False
+    other = image.copy()
+    other.ravel()[rest] = 101  # more than any maximum
+    maxima = detect_maxima(other, found=found, **options)
+    check_form(maxima, image)
+    for name in ("starts", "voxels", "values", "open"):
+        np.testing.assert_array_equal(getattr(maxima, name), getattr(expected, name))
+
+
+@given(images(), windows, thresholds)
+@settings(max_examples=100)
+def test_a_scan_for_what_search_says_finds_the_voxels_of_the_maxima(image, window, threshold):
+    reach, lowest = search(image.dtype, window, threshold, image.shape)
+    assert reach.dtype == np.int64
+    assert (reach <= np.repeat(image.shape, 2)).all()
+    found = np.empty(0, np.int64) if lowest is None else scan_maxima(image, lowest, reach, False)
+    np.testing.assert_array_equal(found, np.flatnonzero(window_maxima(image, window, threshold)))
+
+
+def test_search_has_the_default_window_and_knows_thresholds_that_no_voxel_reaches():
+    reach, lowest = search(np.uint8, None, 255.5, (9, 1, 12))
+    assert reach.tolist() == [2, 2, 1, 1, 2, 2]
+    assert lowest is None
+    assert search(np.uint16, (4, 1, 3), 2.5, (9, 9, 9))[0].tolist() == [2, 1, 0, 0, 1, 1]
+    assert search(np.uint16, 3, 2.5, (9, 9, 9))[1] == np.uint16(3)
+    assert search(np.float32, 3, None, (9, 9, 9))[1] == -np.inf
+    for dtype in DTYPES:
+        assert search(dtype, 3, 7, (9, 9, 9))[1].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([3, 3], "ascending int64"),
+        ([5, 3], "ascending int64"),
+        ([-1, 3], "from 0 to 59"),
+        ([3, 60], "from 0 to 59"),
+        ([[3, 4]], "ascending int64"),
+        ([3.0, 4.0], "ascending int64"),
+    ],
+)
+def test_what_cannot_have_been_found_is_refused(found, message):
+    with pytest.raises(ValueError, match=f"found must be .*{message}"):
+        detect_maxima(np.zeros((3, 4, 5), np.uint16), found=np.array(found))
+
+
+def test_extended_maxima_are_not_found_elsewhere():
+    with pytest.raises(ValueError, match="found needs h_max=None"):
+        detect_maxima(np.zeros((3, 4, 5), np.uint16), h_max=2, found=np.empty(0, np.int64))
 
 
 # --- blocks: what is not open holds for the whole volume
@@ -339,7 +401,7 @@ def test_weights_of_another_shape_or_dtype_and_an_array_without_copy_are_refused
     maxima = detect_maxima(np.zeros((3, 4, 5), np.uint16))
     with pytest.raises(ValueError, match="weights have shape"):
         maxima.centres(np.zeros((4, 3, 5), np.uint16))
-    with pytest.raises(ValueError, match="weights has dtype"):
+    with pytest.raises(ValueError, match="weights: dtype"):
         maxima.centres(np.zeros((3, 4, 5), np.int64))
     with pytest.raises(ValueError, match="copy"):
         np.asarray(maxima, copy=False)

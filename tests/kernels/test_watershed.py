@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from cytolith.kernels.components import MaskTooLargeError
+from cytolith.kernels.components import MaskTooLargeError, mask_runs
 from cytolith.kernels.watershed import Shapes, detect_shape, grow_shapes
 
 DTYPES = ["uint8", "uint16", "int16", "float32"]
@@ -328,6 +328,34 @@ def test_wrong_lists_are_named(starts, voxels):
 def test_the_limit_is_handed_on():
     with pytest.raises(MaskTooLargeError, match="60 voxels"):
         grow_shapes(np.ones((3, 4, 5), np.uint8), [0], [], 0, limit=59)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("margins", [(0,) * 6, (0, 2, 1, 0, 3, 0)])
+def test_with_the_mask_given_the_image_is_read_at_its_voxels_alone(dtype, margins):
+    image = (bumps((11, 40, 57), 2) // 100).astype(dtype)  # many seeds in a component, and many ties
+    threshold = 3
+    seeds = singles(peaks(image, 1), image.shape)  # some outside the mask
+    open_seeds = np.arange(len(seeds[1])) % 5 == 0
+    expected = grow_shapes(image, *seeds, threshold, margins, open_seeds=open_seeds)
+    assert (expected.size > 0).sum() > 10
+    assert 0 < expected.open.sum() < expected.count
+    other = np.where(image > threshold, image, image.max() + 1 - image).astype(dtype)
+    runs = mask_runs(image, threshold)
+    shapes = grow_shapes(other, *seeds, threshold, margins, open_seeds=open_seeds, runs=runs)
+    for name in ("labels", "size", "open"):
+        np.testing.assert_array_equal(getattr(shapes, name), getattr(expected, name))
+    assert shapes.runs is runs
+
+
+def test_a_mask_that_is_given_must_fit():
+    image = np.ones((3, 4, 5), np.uint8)
+    runs = mask_runs(image, 0)
+    with pytest.raises(ValueError, match=r"runs: a mask of \(3, 4, 5\) given"):
+        grow_shapes(image[:2], [0], [], 0, runs=runs)
+    with pytest.raises(MaskTooLargeError, match="60 voxels"):
+        grow_shapes(image, [0], [], 0, limit=59, runs=runs)
+    assert grow_shapes(image, [0, 1], [7], 0, limit=60, runs=runs).size.tolist() == [60]
 
 
 @pytest.mark.parametrize(("name", "filtered", "threshold"), [("bg", "bg_disk10", 200), ("dog", "dog775_f32", 5)])

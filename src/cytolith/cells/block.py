@@ -17,7 +17,7 @@ from cytolith.cells.background_jump import beside_brighter
 from cytolith.cells.config import MEASURES, CellsConfig
 from cytolith.cells.costs import near_reach
 from cytolith.cells.features import empty_columns, feature_columns
-from cytolith.cells.images import Clock, Image, Setting, dense_halo, run_image_steps, triple
+from cytolith.cells.images import Clock, Found, Image, Look, Setting, dense_halo, look_on_cpu, triple
 from cytolith.cells.loose import NOTHING, Loose, holds, looked_at, where_loose
 from cytolith.cells.owners import (
     Voxels,
@@ -29,6 +29,7 @@ from cytolith.cells.owners import (
     shape_voxels,
     volume_index,
 )
+from cytolith.cells.thresholds import seed_threshold
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import Runs
@@ -100,6 +101,7 @@ def cells_of_block(
     mask: Image | None = None,
     mask_limit: int | None = None,
     asked: NDArray[np.int64] | None = None,
+    look: Look = look_on_cpu,
 ) -> BlockCells:
     """Cells that a block owns, as far as it sees them.
 
@@ -122,6 +124,8 @@ def cells_of_block(
         Voxels above the shape threshold that memory holds.
     asked
         Keys to give rows of, int64 (n,), instead of all in the core.
+    look
+        Does the dense part: here, or on a GPU. Never changes the result.
 
     Raises
     ------
@@ -131,8 +135,10 @@ def cells_of_block(
     seconds: dict[str, float] = {}
     if _is_empty(setting.config) and _is_flat(image):
         return BlockCells(_empty_table(setting.config), np.empty(0, np.int64), NOTHING, {}, brightest=0.0)
-    images = run_image_steps(image, block.read, setting, workspace, mask=mask, seconds=seconds)
-    return cells_in_images(images, block, setting, workspace, mask_limit=mask_limit, asked=asked, seconds=seconds)
+    images, found = look(image, block, setting, workspace, mask=mask, mask_limit=mask_limit, seconds=seconds)
+    return cells_in_images(
+        images, block, setting, workspace, found=found, mask_limit=mask_limit, asked=asked, seconds=seconds
+    )
 
 
 def cells_in_images(
@@ -141,13 +147,15 @@ def cells_in_images(
     setting: Setting,
     workspace: Workspace,
     *,
+    found: Found | None = None,
     mask_limit: int | None = None,
     asked: NDArray[np.int64] | None = None,
     seconds: dict[str, float] | None = None,
 ) -> BlockCells:
     """Cells that a block owns, from the images that `run_image_steps` gave over its read region.
 
-    Parameters and errors are those of `cells_of_block`; time of each step is added to `seconds`.
+    Parameters and errors are those of `cells_of_block`; time of each step is added to `seconds`. With what was `found`
+    in the last image already, images are read at voxels of the mask alone.
     """
     config, seconds = setting.config, {} if seconds is None else seconds
     clock = Clock(seconds)
@@ -173,8 +181,9 @@ def cells_in_images(
         final,
         h_max=None if step.h_max is None else step.h_max.value,
         shape=None if step.shape is None else triple(step.shape),
-        threshold=_seed_threshold(config),
+        threshold=seed_threshold(config),
         open_margins=trusted.open_margins(setting.shape, rim),
+        found=None if found is None else found.maxima,
     )
     centres = maxima.centres(crop("source") if step.h_max is not None else None, origin=origin)
     keys = volume_index(key_voxels(maxima, final), maxima.shape, origin, setting.shape)
@@ -193,6 +202,7 @@ def cells_in_images(
             margins,
             open_seeds=maxima.open,
             limit=mask_limit,
+            runs=None if found is None else found.runs,
         )
         if isinstance(config.shape_detection.fraction, float):
             values = maxima.values.astype(np.float64)
@@ -234,7 +244,8 @@ def cells_in_images(
     at = places(row_keys, setting.shape)
     if config.background_jump is not None and config.background_jump.ratio is not None:
         # a larger background that is seen is there whatever else is: to drop needs no more, to keep needs all in view
-        kept = ~beside_brighter(images, block, known, at, config)
+        seen = None if found is None else found.backgrounds(at - np.array(origin), maxima.shape)
+        kept = ~beside_brighter(images, block, known, at, config, seen)
         index, row_keys, at = index[kept], row_keys[kept], at[kept]
         shown = np.zeros(len(maxima), bool)
         shown[index] = True
@@ -260,7 +271,7 @@ def cells_in_images(
         maxima_keys=np.where(some, keys, -1),
         shapes=shapes,
         mask_voxels=0 if shapes is None else _masked_in(shapes.runs, trusted.inner),
-        brightest=-math.inf if index.size else float(final[trusted.inner].max()),
+        brightest=-math.inf if index.size else _brightest(final, trusted, found),
         seconds=seconds,
     )
     cells.apart = _apart(cells, index, setting, everything=asked is not None)
@@ -285,6 +296,10 @@ def _apart(cells: BlockCells, index: NDArray[np.int64], setting: Setting, *, eve
         kept = ~inside_region(places(voxels.index, setting.shape), trusted.core) | np.isin(voxels.keys, loose)
         apart[name] = Voxels(voxels.index[kept], voxels.keys[kept])
     return apart
+
+
+def _brightest(final: Image, trusted: Block, found: Found | None) -> float:
+    return float(final[trusted.inner].max()) if found is None else found.brightest
 
 
 def _masked_in(runs: Runs, part: Region) -> int:
@@ -324,25 +339,6 @@ def _empty_table(config: CellsConfig) -> Table:
     table |= empty_columns(config)
     table["truncated"] = np.empty(0, bool)
     return table
-
-
-def _seed_threshold(config: CellsConfig) -> float | None:
-    """Least value of a maximum that can become a row.
-
-    A local maximum that is not above the shape threshold is outside the mask, gets size 0 and is dropped in the end:
-    not looking for it saves most of the work when its own threshold is low, and the memory of a plateau where an image
-    is flat. Not so with a height, where a maximum is a region.
-    """
-    assert config.maxima_detection is not None
-    own = config.maxima_detection.threshold
-    shape = config.shape_detection.threshold if config.shape_detection is not None else None
-    if config.maxima_detection.h_max is not None or shape is None:
-        return None if own is None else own.value
-    # a maximum counts from its threshold on, a mask above its own
-    above = float(np.float32(shape.value))
-    if above <= shape.value:
-        above = float(np.nextafter(np.float32(above), np.float32(math.inf)))
-    return above if own is None else max(own.value, above)
 
 
 def _is_empty(config: CellsConfig) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ from cytolith.cells.config import (
     Smoothing,
 )
 from cytolith.cells.resolve import real, whole
+from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.background import background_reach, remove_background
+from cytolith.kernels.components import Runs
 from cytolith.kernels.equalization import equalize, equalize_reach
 from cytolith.kernels.gaussian import dog_filter, dog_reach, smooth, smooth_reach
 from cytolith.kernels.illumination import FlatField, apply_flat_field
@@ -47,6 +49,60 @@ class Setting:
     """Flat field of the whole plane."""
     noise: float | None = None
     """Noise of the image that maxima are looked for in, where it is needed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in the image after the last step already, over the read region of a block."""
+
+    maxima: NDArray[np.int64]
+    """Voxels that are local maxima and can become rows: ascending flat indices."""
+    runs: Runs | None
+    """The mask of the shapes; None without shape detection."""
+    near: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    """Background at each of the maxima, and the largest one near it, where the rule about jumps is on."""
+    brightest: float
+    """Largest value in the core."""
+
+    def backgrounds(
+        self, at: NDArray[np.int64], shape: Shape
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """`near` of some of the maxima, given as positions (n, 3) in the read region of this shape."""
+        if self.near is None:
+            return None
+        place = np.searchsorted(self.maxima, np.ravel_multi_index((at[:, 0], at[:, 1], at[:, 2]), shape))
+        return self.near[0][place], self.near[1][place]
+
+
+class Look(Protocol):
+    """How the dense part of a block is done: its images, and what was found in the last of them, if anything was."""
+
+    def __call__(
+        self,
+        image: Image,
+        block: Block,
+        setting: Setting,
+        workspace: Workspace,
+        *,
+        mask: Image | None = None,
+        mask_limit: int | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> tuple[dict[str, Image], Found | None]:
+        """Parameters as of `cytolith.cells.block.cells_of_block`; time of each step is added to `seconds`."""
+
+
+def look_on_cpu(
+    image: Image,
+    block: Block,
+    setting: Setting,
+    workspace: Workspace,
+    *,
+    mask: Image | None = None,
+    mask_limit: int | None = None,  # noqa: ARG001 - looked at when the mask is made
+    seconds: dict[str, float] | None = None,
+) -> tuple[dict[str, Image], Found | None]:
+    """Images of a block after each step, and nothing found in them."""
+    return run_image_steps(image, block.read, setting, workspace, mask=mask, seconds=seconds), None
 
 
 def dense_halo(config: CellsConfig) -> Shape:

@@ -20,6 +20,7 @@ from cytolith.cells.build import build_config
 from cytolith.cells.classifier import Classifier, load_classifier
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.costs import block_halo, bytes_per_voxel
+from cytolith.cells.gpus import GpuUse, plan_gpus
 from cytolith.cells.hints import hints_of
 from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
 from cytolith.cells.noise import robust_noise, sample_blocks
@@ -82,6 +83,7 @@ def detect_cells(
     memory: int | None = None,
     block: Shape | None = None,
     executor: str | Executor | Pool = "threads",
+    device: str = "cpu",
     config: CellsConfig | None = None,
     preset: str | None = None,
     classifier: Classifier | str | Path | None = None,
@@ -106,6 +108,9 @@ def detect_cells(
         Where blocks run: ``"threads"``, ``"processes"``, ``"serial"``, or a `concurrent.futures.Executor`, such as
         ``client.get_executor(pure=False)`` of Dask; with any but threads the source must be a path. Never changes the
         result.
+    device
+        What the dense part of the work runs on: ``"cpu"``, ``"gpu"`` (NVIDIA, needs ``cytolith[gpu]``), or ``"auto"``,
+        a GPU if there is one. Never changes the result.
     config
         Parameters of all steps.
     preset
@@ -128,7 +133,7 @@ def detect_cells(
     Raises
     ------
     VolumeError, ConfigError, MemoryBudgetError
-        Input that cannot be read, a parameter that cannot be used, memory that holds no block.
+        Input that cannot be read, a parameter that cannot be used, a GPU that is not there, memory that holds no block.
 
     Notes
     -----
@@ -151,7 +156,7 @@ def detect_cells(
     layers += [] if config is None else [("", config.model_dump())]
     built = build_config(*layers, ("", steps))
     with lend_pool(executor, workers) as pool:
-        table = execute(prepare(volume, built, pool=pool, memory=memory, block=block)).table
+        table = execute(prepare(volume, built, pool=pool, memory=memory, block=block, device=device)).table
     return table if classifier is None else classifier.kept(table)[0]
 
 
@@ -190,6 +195,10 @@ class Prepared:
     """Bytes that the plan may take."""
     pool: Pool
     """Where blocks run."""
+    gpus: GpuUse | None = None
+    """What GPUs do of it; None: nothing."""
+    notes: tuple[str, ...] = ()
+    """What should be known before the work begins, in words."""
 
     @property
     def limits(self) -> Limits:
@@ -207,6 +216,7 @@ def prepare(
     workers: int | None = None,
     memory: int | None = None,
     block: Shape | None = None,
+    device: str = "cpu",
 ) -> Prepared:
     """Check a volume and its parameters, and plan the blocks.
 
@@ -235,6 +245,7 @@ def prepare(
         bytes_worker=volume.read_bytes + (WORKER_BYTES if pool.kind == "processes" else 0),
         bytes_least=_sample_bytes(setting, volume) + volume.read_bytes if noise_scaled(resolved) else 0,
     )
+    costs, gpus, notes = plan_gpus(device, pool, resolved, volume, costs, block)
     plan = plan_blocks(
         volume.shape,
         costs,
@@ -244,7 +255,8 @@ def prepare(
         chunks=volume.chunks,
         core=block,
     )
-    return Prepared(with_defaults(config, volume.voxel_size), reader, setting, costs, plan, memory, pool)
+    complete = with_defaults(config, volume.voxel_size)
+    return Prepared(complete, reader, setting, costs, plan, memory, pool, gpus, notes)
 
 
 def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener = lambda _: None) -> CellsResult:
@@ -304,7 +316,9 @@ def compute(
         As in :func:`cytolith.engine.run.run_blocks`.
     """
     plan, setting, pool = prepared.plan, prepared.setting, prepared.pool
-    task = CellsTask(prepared.reader, setting, prepared.limits, saves, checkpoints)
+    for note in prepared.notes:
+        log.warning(note)
+    task = CellsTask(prepared.reader, setting, prepared.limits, saves, checkpoints, prepared.gpus)
     results = Results(checkpoints)
     results.tallies.update(finished or {})
     told: set[str] = set()

@@ -74,7 +74,7 @@ class Reader:
 class _Buffers:
     """One of the two places that a worker reads into."""
 
-    workspace: Workspace = field(default_factory=Workspace)
+    workspace: Workspace
     region: Region | None = None
     image: Image | None = None
     is_free: threading.Event = field(default_factory=threading.Event)
@@ -88,10 +88,11 @@ class AheadReader:
     along z, the planes that both need are copied in memory.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, workspace: type[Workspace] = Workspace) -> None:
+        """Reads into buffers of such workspaces."""
         self._reader = reader
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._current, self._other = _Buffers(), _Buffers()
+        self._current, self._other = _Buffers(workspace()), _Buffers(workspace())
         self._ahead: tuple[Block, Future[tuple[Image, Image | None]]] | None = None
 
     def take(self, block: Block, ahead: Block | None) -> tuple[Image, Image | None]:

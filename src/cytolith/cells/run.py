@@ -76,6 +76,7 @@ def run_cells(
     workers: int | None = None,
     memory: int | None = None,
     block: Shape | None = None,
+    device: str = "cpu",
     pool: Pool | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -101,7 +102,7 @@ def run_cells(
         Edge lengths (z, y, x) of a voxel in micrometres, over those in the metadata.
     options
         Channel, timepoint, level and dataset as :func:`cytolith.open_volume` takes them.
-    workers, memory, block, listener
+    workers, memory, block, device, listener
         As in :func:`cytolith.detect_cells`; the listener gets the events of the engine.
     pool
         Where blocks run; default: threads. It is closed at the end.
@@ -141,7 +142,7 @@ def run_cells(
             shutil.rmtree(output / BLOCKS, ignore_errors=True)
             return RunReport(int(record["cells"]), 0.0, 0, list(record["hints"]), already=True)
         earlier = find_earlier(output, identity, overwrite=overwrite)
-        prepared = _prepare(volume, config, pool, memory, block, earlier)
+        prepared = _prepare(volume, config, pool, memory, block, device, earlier)
         refuse_earlier_result(output, unfinished=earlier is not None, overwrite=overwrite)
         make_folder(output)
         lock = stack.enter_context(FolderLock(output))
@@ -153,6 +154,7 @@ def run_cells(
             if line:
                 log.warning(line)
                 notes([line])
+        notes(list(prepared.notes))
         if run.progress.finished:
             done = f"{len(run.progress.finished)} of {len(prepared.plan.blocks)} blocks are done"
             notes([f"going on with the run in {output}: {done}"])
@@ -174,11 +176,17 @@ def _without_own_files(config: CellsConfig, output: Path) -> CellsConfig:
 
 
 def _prepare(
-    volume: Volume, config: CellsConfig, pool: Pool, memory: int | None, block: Shape | None, earlier: Earlier | None
+    volume: Volume,
+    config: CellsConfig,
+    pool: Pool,
+    memory: int | None,
+    block: Shape | None,
+    device: str,
+    earlier: Earlier | None,
 ) -> Prepared:
     """The run with the blocks of an earlier one: on as many workers as memory holds, which may be others now."""
     if earlier is None:
-        return prepare(volume, config, pool=pool, memory=memory, block=block)
+        return prepare(volume, config, pool=pool, memory=memory, block=block, device=device)
     if block is not None and tuple(min(b, s) for b, s in zip(block, volume.shape, strict=True)) != earlier.core:
         raise ConfigError(
             f"--block {','.join(map(str, block))}: the unfinished run has blocks of "
@@ -186,7 +194,7 @@ def _prepare(
         )
     for workers in range(pool.workers, 0, -1):
         try:
-            return prepare(volume, config, pool=pool, workers=workers, memory=memory, block=earlier.core)
+            return prepare(volume, config, pool=pool, workers=workers, memory=memory, block=earlier.core, device=device)
         except MemoryBudgetError:
             if workers == 1:
                 raise
@@ -229,6 +237,7 @@ class _Run:
                 "core": list(plan.core),
                 "workers": plan.workers,
                 "executor": prepared.pool.kind,
+                "gpus": [] if prepared.gpus is None else list(prepared.gpus.plan.names),
                 "bytes_block": plan.bytes_block,
                 "bytes_total": plan.bytes_total,
                 "voxels_read": plan.voxels_read,

@@ -6,17 +6,20 @@ import functools
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cytolith.axes import Shape
 from cytolith.cells.block import BlockCells, cells_of_block
-from cytolith.cells.images import Image, Setting
+from cytolith.cells.gpus import GpuUse
+from cytolith.cells.images import Image, Look, Setting, look_on_cpu
 from cytolith.cells.reader import AheadReader, Reader, load_flat_field
 from cytolith.cells.results import BlockResult, Tally
 from cytolith.cells.saves import Saves
 from cytolith.cells.widen import Whole, settle
 from cytolith.engine.checkpoint import Checkpoints
+from cytolith.engine.gpus import GpuError, PinnedWorkspace
 from cytolith.engine.grid import Block
 from cytolith.engine.worker import worker_name
 from cytolith.engine.workspace import Workspace
@@ -50,9 +53,9 @@ class Limits:
 class _Worker:
     """What one worker keeps from block to block."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, *, pinned: bool) -> None:
         self.workspace = Workspace()
-        self.reader = AheadReader(reader)
+        self.reader = AheadReader(reader, PinnedWorkspace if pinned else Workspace)
         self.whole = Whole()
 
 
@@ -60,25 +63,42 @@ class CellsTask:
     """Cells of a block: read, computed, saved, settled, kept. Travels to other processes as paths and parameters."""
 
     def __init__(
-        self, reader: Reader, setting: Setting, limits: Limits, saves: Saves, checkpoints: Checkpoints | None = None
+        self,
+        reader: Reader,
+        setting: Setting,
+        limits: Limits,
+        saves: Saves,
+        checkpoints: Checkpoints | None = None,
+        gpus: GpuUse | None = None,
     ) -> None:
         self._reader = reader
         self._setting = setting
         self._limits = limits
         self._saves = saves
         self._checkpoints = checkpoints
+        self._gpus = gpus
+        self._begin_here()
+
+    def _begin_here(self) -> None:
+        """What stays in this process."""
         self._local = threading.local()
+        self._lock = threading.Lock()
+        self._look: Look | None = None
+        self._take_notes: Callable[[], list[str]] = list
 
     def __call__(self, block: Block, ahead: Block | None, given: Any) -> BlockResult | Tally:  # noqa: ARG002
         """Result of a block, or only its tally when the result is kept on disk."""
-        worker = self._worker()
-        note = "" if compiled_before() else _compiling()
+        notes = [] if compiled_before() else [_compiling()]
+        look = self._look_here(notes)
+        worker = self._worker(pinned=look is not look_on_cpu)
         begin = time.perf_counter()
         image, mask = worker.reader.take(block, ahead)
         read = time.perf_counter() - begin
         limit = self._limits.mask_voxels(image.size)
         try:
-            cells = cells_of_block(image, block, self._setting, worker.workspace, mask=mask, mask_limit=limit)
+            cells = cells_of_block(
+                image, block, self._setting, worker.workspace, mask=mask, mask_limit=limit, look=look
+            )
         except MaskTooLargeError as error:
             raise self._mask_error(error, image.size) from None
         cells.seconds["read"] = read
@@ -101,11 +121,14 @@ class CellsTask:
             halo=self._limits.halo,
             chunks=self._reader.volume.chunks,
             whole=worker.whole,
+            look=look,
         )
         if worker.whole.cells is not None:  # and this block may have rows from it
             planes.append(slice(0, self._setting.shape[0]))
         cells.seconds["widening"] = time.perf_counter() - begin
-        result = _result(cells, (min(part.start for part in planes), max(part.stop for part in planes)), note)
+        notes += self._take_notes()
+        read_planes = min(part.start for part in planes), max(part.stop for part in planes)
+        result = _result(cells, read_planes, "; ".join(notes))
         if self._checkpoints is None:
             return result
         self._saves.flush(block)
@@ -120,20 +143,35 @@ class CellsTask:
             "voxels of a block lie above it, more than the memory left holds: raise the threshold or give more --memory"
         )
 
-    def _worker(self) -> _Worker:
+    def _worker(self, *, pinned: bool) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = _Worker(self._reader)
+            worker = self._local.worker = _Worker(self._reader, pinned=pinned)
         return worker
+
+    def _look_here(self, notes: list[str]) -> Look:
+        """How this process does the dense part of a block; notes say so where it has no GPU of use."""
+        with self._lock:
+            if self._look is None:
+                self._look = look_on_cpu
+                if self._gpus is not None:
+                    from cytolith.cells.on_gpu import OnGpu  # with all that it takes, where it is needed
+
+                    try:
+                        on_gpu = OnGpu(self._gpus)
+                        self._look, self._take_notes = on_gpu, on_gpu.take_notes
+                    except GpuError as error:
+                        notes.append(f"the worker on {worker_name()} uses no GPU: {error}")
+            return self._look
 
     def __getstate__(self) -> dict[str, Any]:
         # a flat field is as large as a plane: it is made again from its file
         setting = replace(self._setting, flat_field=None)
-        return self.__dict__ | {"_local": None, "_setting": setting}
+        return self.__dict__ | {"_local": None, "_lock": None, "_look": None, "_take_notes": None, "_setting": setting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
+        self._begin_here()
         field = load_flat_field(self._setting.config, self._reader.volume)
         self._setting = replace(self._setting, flat_field=field)
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from cytolith.axes import Region, Shape, region_shape
 from cytolith.cells.block import BlockCells, cells_of_block
 from cytolith.cells.costs import ROOM_VOXELS, clear_reach
-from cytolith.cells.images import Image, Setting
+from cytolith.cells.images import Image, Look, Setting, look_on_cpu
 from cytolith.cells.loose import Loose
 from cytolith.cells.owners import join_voxels, places, region_corners
 from cytolith.engine.grid import Block
@@ -71,6 +71,7 @@ def settle(
     halo: Shape | None = None,
     chunks: Shape | None = None,
     whole: Whole | None = None,
+    look: Look = look_on_cpu,
 ) -> BlockCells:
     """Rows of a block with all of them settled that memory allows: exactly those of the whole volume at once.
 
@@ -98,6 +99,8 @@ def settle(
     whole
         Where the calling worker keeps the cells of the whole volume once it has read all of it, so that it does so
         once. Not used when steps save.
+    look
+        Does the dense part of each region, as in `cells_of_block`.
 
     Returns
     -------
@@ -132,7 +135,9 @@ def settle(
                 region, keys = Block(block.index, region.read, region.read), None
             image, mask = read(region)
             try:
-                found = cells_of_block(image, region, setting, workspace, mask=mask, mask_limit=mask_limit, asked=keys)
+                found = cells_of_block(
+                    image, region, setting, workspace, mask=mask, mask_limit=mask_limit, asked=keys, look=look
+                )
             except MaskTooLargeError:  # in two parts, or not at all
                 again.append(replace(asked, limit=np.full(group.size, image.size // 2)))
                 continue

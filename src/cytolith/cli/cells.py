@@ -41,6 +41,7 @@ def _cells(
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     block: Annotated[str | None, Parameter(group=_RUN)] = None,
     executor: Annotated[str, Parameter(group=_RUN)] = "threads",
+    device: Annotated[str, Parameter(group=_RUN)] = "cpu",
     dask: Annotated[str | None, Parameter(group=_RUN)] = None,
     dask_scheduler_file: Annotated[Path | None, Parameter(group=_RUN)] = None,
     resume: Annotated[bool, Parameter(negative="", group=_RUN)] = False,
@@ -92,6 +93,9 @@ def _cells(
         Extent Z,Y,X of a block's core. Default: chosen from memory and workers; never changes the result.
     executor
         Where blocks run on this machine: threads, processes, or serial (one after the other). Never changes the result.
+    device
+        What the dense part of the work runs on: cpu, gpu (NVIDIA, needs cytolith[gpu]), or auto, a GPU if there is one.
+        Never changes the result.
     dask
         Run blocks on a Dask cluster instead: the address of its scheduler (tcp://HOST:PORT), or local:N to start N
         worker processes here.
@@ -181,6 +185,7 @@ def _cells(
             pool=pool_of(executor, dask, dask_scheduler_file, workers),
             memory=budget,
             block=core,
+            device=device,
             overwrite=overwrite,
             resume=resume,
             classifier=trained,

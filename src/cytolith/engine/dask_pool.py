@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cytolith.engine.executors import Pool, Slot, interrupts_held
+from cytolith.engine.gpus import Gpu, GpuError, find_gpus
 from cytolith.engine.worker import WorkerError
 from cytolith.errors import ConfigError
 
@@ -66,12 +67,47 @@ class DaskPool(Pool):
         self._outstanding: dict[Future[Any], Any] = {}  # the futures of Dask behind those that were given out
         self._threads: list[int] = []
         self._asked = 0.0
+        self._on_gpus = False  # whether blocks go to workers with a resource GPU alone
 
     def share(self, memory: int | None) -> int:
         """Bytes that a worker process may take: `memory` is its own, or where all are here, that of all together."""
         if self.local:
             return super().share(memory) // (self.machines + 1)  # and of this process, that gathers the results
         return super().share(self.memory if memory is None else memory)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker process."""
+        return self.workers
+
+    def gpus(self) -> list[list[Gpu]]:
+        """For each worker process the GPUs that it sees.
+
+        Where workers were started with a resource GPU (``dask worker --resources GPU=1``) blocks go to these alone,
+        as many at once as each has of it.
+
+        Raises
+        ------
+        GpuError
+            No worker has one.
+        """
+        shares = self._gpu_shares()
+        self._on_gpus = any(shares.values())
+        chosen = [address for address, share in shares.items() if share or not self._on_gpus]
+        seen = self._client.run(_seen_gpus, workers=chosen)
+        found = [gpus for gpus in seen.values() if not isinstance(gpus, str)]
+        if not found:
+            self._on_gpus = False
+            raise GpuError(next(iter(seen.values()), "the cluster has no workers"))
+        return found
+
+    def _gpu_shares(self) -> dict[str, int]:
+        """Blocks at once that each worker process has the resource for, by its address."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return {
+            address: min(int(each["resources"].get(_GPU, 0)), int(each["nthreads"]))
+            for address, each in workers.items()
+        }
 
     def _first_workers(self) -> list[tuple[int, int]]:
         """Threads and memory limit of each worker process, as soon as there is one."""
@@ -109,6 +145,8 @@ class DaskPool(Pool):
         if self._client.status != "running":  # the connection is being made again
             return []
         try:
+            if self._on_gpus:
+                return [share for share in self._gpu_shares().values() if share]
             return list(self._client.nthreads().values())
         except OSError:
             return []
@@ -122,7 +160,8 @@ class DaskPool(Pool):
         future.set_running_or_notify_cancel()
         try:
             # pure: a call that is made again is no copy of the first
-            remote = self._client.submit(_call_limited, self._limit, fn, *args, pure=False)
+            resources = {_GPU: 1} if self._on_gpus else None
+            remote = self._client.submit(_call_limited, self._limit, fn, *args, pure=False, resources=resources)
         except Exception as error:
             if self._client.status == "running":
                 raise
@@ -171,6 +210,18 @@ class DaskPool(Pool):
         with suppress(WorkerError):
             while self._outstanding and self._ask():
                 wait(list(self._outstanding), timeout=1.0)
+
+
+_GPU = "GPU"
+"""Resource of Dask's workers, as its own documents call it."""
+
+
+def _seen_gpus() -> list[Gpu] | str:
+    """GPUs that the calling worker sees, or why it sees none."""
+    try:
+        return find_gpus()
+    except GpuError as error:
+        return str(error)
 
 
 class _DaskSlot(Slot):

@@ -19,6 +19,7 @@ from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from cytolith.engine.gpus import Gpu, find_gpus
 from cytolith.engine.machine import default_memory, default_workers
 from cytolith.errors import ConfigError
 
@@ -110,6 +111,21 @@ class Pool(ABC):
         """
         return default_memory() if memory is None else memory
 
+    def gpus(self) -> list[list[Gpu]]:
+        """For each process that blocks run in, the GPUs that it sees.
+
+        Raises
+        ------
+        GpuError
+            There are none; says why.
+        """
+        return [find_gpus()] * (self.workers if self.travels else 1)
+
+    @property
+    def threads(self) -> int:
+        """Blocks at work at once in each process."""
+        return 1 if self.travels else self.workers
+
     @abstractmethod
     def _slot(self) -> Slot:
         """A new slot."""
@@ -197,11 +213,21 @@ def interrupts_held() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # when it starts together with a process, it lets interrupts through again
+    # A thread of a library may take the signal, and then Python answers it here: it waits too.
+    came: list[tuple[Any, ...]] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    answer = signal.getsignal(signal.SIGINT) if is_main else None
+    if answer is not None:
+        signal.signal(signal.SIGINT, lambda *given: came.append(given))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if answer is not None:
+            signal.signal(signal.SIGINT, answer)
+            if came and callable(answer):
+                answer(*came[0])
 
 
 _PATIENCE = 1.0
@@ -235,6 +261,10 @@ class ExecutorPool(Pool):
         self.kind = type(executor).__name__
         self.travels = not isinstance(executor, (ThreadPoolExecutor, SerialExecutor))
         self._given = executor
+
+    def gpus(self) -> list[list[Gpu]]:
+        """As one of its workers sees them; how many processes there are is not known, only how many may be needed."""
+        return [self._given.submit(find_gpus).result()] * (self.workers if self.travels else 1)
 
     def _slot(self) -> Slot:
         return _SharedSlot(self._given)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cytolith.axes import Region, Shape, region_shape
@@ -81,6 +81,8 @@ class Costs:
     """Memory of each worker whatever its block is."""
     bytes_least: int = 0
     """Memory that is needed before the blocks, besides that of the process."""
+    most_voxels: float = math.inf
+    """Voxels that a block may read: what a lane of a GPU holds."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ def plan_blocks(
     )
 
 
+def largest_read(blocks: Sequence[Block]) -> int:
+    """Voxels that the largest of some blocks reads."""
+    return max((math.prod(region_shape(block.read)) for block in blocks), default=0)
+
+
 _SMALLEST = 16
 """Cores are not cut thinner than this many voxels along an axis: halos would be all that is read."""
 
@@ -171,6 +178,12 @@ def _smallest_bytes(shape: Shape, costs: Costs) -> int:
     cuts = itertools.product(_cuts(shape[1]), _cuts(shape[2]))
     block = planes * min(_plane_bytes(shape, ny, nx, costs) for ny, nx in cuts)
     return costs.bytes_fixed + max(costs.bytes_worker + block, costs.bytes_least)
+
+
+def smallest_voxels(shape: Shape, costs: Costs) -> int:
+    """Voxels that one of the smallest blocks that are tried reads."""
+    cuts = itertools.product(_cuts(shape[1]), _cuts(shape[2]))
+    return min(shape[0], _SMALLEST + 2 * costs.halo[0]) * min(_plane_voxels(shape, ny, nx, costs) for ny, nx in cuts)
 
 
 def _plan(shape: Shape, core: Shape, costs: Costs, workers: int) -> Plan:
@@ -188,6 +201,12 @@ def _block_bytes(shape: Shape, core: Shape, costs: Costs) -> int:
     return math.ceil(voxels * costs.bytes_per_voxel)
 
 
+def _plane_voxels(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
+    """Voxels of one plane of a block when planes are cut into ny x nx."""
+    _, hy, hx = costs.halo
+    return min(math.ceil(shape[1] / ny) + 2 * hy, shape[1]) * min(math.ceil(shape[2] / nx) + 2 * hx, shape[2])
+
+
 def _plane_bytes(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
     """Memory of one plane of a block when planes are cut into ny x nx."""
     return _block_bytes((1, shape[1], shape[2]), (1, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)), costs)
@@ -198,6 +217,8 @@ def _candidates(shape: Shape, costs: Costs, memory: int, workers: int, everywher
     room = (memory - costs.bytes_fixed) // workers - costs.bytes_worker
     for ny, nx in itertools.product(_cuts(shape[1]), _cuts(shape[2])):
         planes = room // _plane_bytes(shape, ny, nx, costs)
+        if costs.most_voxels < math.inf:
+            planes = min(planes, int(costs.most_voxels) // _plane_voxels(shape, ny, nx, costs))
         # a block at either end of the volume has one halo, but most have two: the thickest is what holds for all
         thickest = shape[0] if planes >= shape[0] else planes - 2 * costs.halo[0]
         if thickest < min(_SMALLEST, shape[0]):

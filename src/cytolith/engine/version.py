@@ -17,7 +17,7 @@ def code_version() -> str:
     """
     package = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=4)
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.cu")]):
         digest.update(path.relative_to(package).as_posix().encode())
         digest.update(path.read_bytes())
     return f"{importlib.metadata.version('cytolith')} ({digest.hexdigest()})"

@@ -22,5 +22,8 @@ class Workspace:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
             self._buffers.pop(name, None)  # free the old one first
-            buffer = self._buffers[name] = np.empty(size, np.uint8)
+            buffer = self._buffers[name] = self._make(size)
         return buffer[:size].view(dtype).reshape(shape)
+
+    def _make(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(size, np.uint8)

@@ -113,7 +113,7 @@ def mask_runs(
     """
     image = as_image(image)
     Z, Y, X = image.shape
-    level, everything = _level(image.dtype, threshold)
+    level, everything = mask_level(image.dtype, threshold)
     rows = image.reshape(Z * Y, X)
     row_start = np.zeros(Z * Y + 1, np.int64)
     mask = np.zeros(-(-X // 8) * 8 + 8, np.uint8)  # a spare word closes runs that end with the row
@@ -175,6 +175,31 @@ def connect_runs(runs: Runs, connectivity: int = 6) -> tuple[NDArray[np.int32], 
     return component, count
 
 
+def scatter(runs: Runs, values: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write the values of a mask's voxels to their places in an image, which otherwise stays as it is.
+
+    Parameters
+    ----------
+    runs
+        The mask.
+    values
+        (n_voxels,), run by run, see `Runs`: uint8, uint16, int16 or float32.
+    out
+        (z, y, x) of the mask, C-contiguous, of the dtype of the values.
+
+    Raises
+    ------
+    ValueError
+        When the values are not one a voxel of the mask, or `out` has another shape, dtype or memory order.
+    """
+    if values.shape != (runs.n_voxels,):
+        raise ValueError(f"values: shape {values.shape} given, one for each of {runs.n_voxels} voxels is needed")
+    if out.shape != runs.shape or out.dtype != values.dtype or not out.flags.c_contiguous:
+        raise ValueError(f"out: {out.dtype} {out.shape} given, C-contiguous {values.dtype} {runs.shape} is needed")
+    Z, Y, X = runs.shape
+    _scatter(runs.row_start, runs.start, runs.stop, runs.offset, values, out.reshape(Z * Y, X))
+
+
 def as_image(image: ArrayLike, name: str = "image") -> NDArray[Any]:
     """Check an image and bring it into the form the compiled loops take: 3-D, C-contiguous, a known native dtype."""
     array = np.asarray(image)
@@ -190,8 +215,8 @@ def as_image(image: ArrayLike, name: str = "image") -> NDArray[Any]:
     return np.ascontiguousarray(array, native)
 
 
-def _level(dtype: np.dtype[Any], threshold: float | None) -> tuple[Any, bool]:
-    """The threshold as a value of the image's dtype, and whether every value passes it."""
+def mask_level(dtype: np.dtype[Any], threshold: float | None) -> tuple[Any, bool]:
+    """Threshold of a mask as a value of the image's dtype, and whether every value passes it but NaN."""
     if threshold is None:
         return dtype.type(0), True
     if math.isnan(threshold):
@@ -203,6 +228,22 @@ def _level(dtype: np.dtype[Any], threshold: float | None) -> tuple[Any, bool]:
     if threshold < info.min:
         return dtype.type(0), True
     return dtype.type(min(math.floor(min(threshold, info.max)), info.max)), False
+
+
+@jit
+def _scatter(
+    row_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    offset: NDArray[np.int64],
+    values: NDArray[Any],
+    rows: NDArray[Any],
+) -> None:
+    for row in range(rows.shape[0]):
+        for r in range(row_start[row], row_start[row + 1]):
+            first = offset[r] - start[r]
+            for x in range(start[r], stop[r]):
+                rows[row, x] = values[first + x]
 
 
 @jit

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cytolith.axes import Shape
+from cytolith.kernels.centres import average_positions
+from cytolith.kernels.components import as_image
 from cytolith.kernels.extended_maxima import flood_extended_maxima
 from cytolith.kernels.jit import jit
-from cytolith.kernels.local_maxima import compare_window, join_plateaus, scan_maxima
+from cytolith.kernels.local_maxima import Reach, compare_window, join_plateaus, scan_maxima
 
 Margins: TypeAlias = tuple[int, int, int, int, int, int]
 """For the faces z0, z1, y0, y1, x0, x1 of an image: 0 where the volume ends, k where it goes on and the outermost k - 1
@@ -85,7 +87,7 @@ class Maxima:
         """
         z, y, x = (int(v) for v in origin)
         out = np.empty((len(self), 3), np.float64)
-        weight_image: NDArray[Any] = np.empty((0, 0, 0), np.uint8) if weights is None else _image(weights, "weights")
+        weight_image: NDArray[Any] = np.empty((0, 0, 0), np.uint8) if weights is None else as_image(weights, "weights")
         if weights is not None and weight_image.shape != self.shape:
             raise ValueError(f"weights have shape {weight_image.shape}, but the image has shape {self.shape}")
         zero: Any = np.float64(0) if weight_image.dtype.kind == "f" else np.int64(0)
@@ -113,6 +115,7 @@ def detect_maxima(
     threshold: float | None = None,
     open_margins: Margins = (0,) * 6,
     merge_plateaus: bool = True,
+    found: NDArray[np.int64] | None = None,
 ) -> Maxima:
     """Local maxima of an image, or its extended maxima.
 
@@ -142,6 +145,9 @@ def detect_maxima(
         with `h_max` and `shape` an open maximum is listed whatever the box holds.
     merge_plateaus : bool
         False lists every voxel of a plateau as its own maximum. Not with `h_max`.
+    found : int64 (n,), optional
+        The voxels that are at least `threshold` and that no voxel of the box exceeds, as ascending flat indices, when
+        they are known: then the image is read there alone. Not with `h_max`.
 
     Returns
     -------
@@ -177,12 +183,16 @@ def detect_maxima(
     >>> len(detect_maxima(image, h_max=8))
     1
     """
-    array = _image(image, "image")
+    array = as_image(image)
     open_layers = np.array([int(margin) for margin in open_margins], np.int64)
     if open_layers.size != 6 or (open_layers < 0).any():
         raise ValueError(f"open_margins must be six numbers from 0 (z0, z1, y0, y1, x0, x1), got {open_margins!r}")
     if not merge_plateaus and h_max is not None:
         raise ValueError("merge_plateaus=False needs h_max=None: an extended maximum is one component")
+    if found is not None and h_max is not None:
+        raise ValueError("found needs h_max=None: an extended maximum is more than the maxima of a box")
+    if found is not None:
+        _check_found(found, array.size)
     reach = _reach(_window(shape, h_max))
     lowest = _lowest(array.dtype, threshold)
     height = None if h_max is None else _height(array.dtype, h_max)
@@ -190,16 +200,52 @@ def detect_maxima(
         nothing = np.empty(0, np.int64)
         return Maxima(np.zeros(1, np.int64), nothing, nothing.astype(array.dtype), _shape(array), nothing.astype(bool))
     if height is None:
-        return _local_maxima(array, reach, lowest, open_layers, merge_plateaus)
+        if found is None:
+            found = scan_maxima(array, lowest, _clipped(reach, array.shape), False)
+        return _local_maxima(array, found, reach, open_layers, merge_plateaus)
     maxima = _extended_maxima(array, height, lowest, open_layers)
     return maxima if shape is None else _keep_window_maxima(maxima, array, reach, open_layers)
 
 
+def search(
+    dtype: DTypeLike, window: int | Sequence[int] | None, threshold: float | None, extent: Shape
+) -> tuple[NDArray[np.int64], Any]:
+    """What to scan an image for so that its local maxima are found.
+
+    Parameters
+    ----------
+    dtype
+        Of the image: uint8, uint16, int16 or float32.
+    window, threshold
+        `shape` and `threshold` of `detect_maxima`.
+    extent
+        Of the image in voxels, (z, y, x).
+
+    Returns
+    -------
+    reach
+        int64 (6,): how far the box looks towards the faces z0, z1, y0, y1, x0, x1, in voxels, not beyond the image.
+    lowest
+        Least value of a maximum, in the dtype; None when no voxel can reach the threshold.
+
+    Raises
+    ------
+    ValueError
+        See `detect_maxima`.
+    """
+    return _clipped(_reach(_window(window, None)), extent), _lowest(np.dtype(dtype), threshold)
+
+
+def _check_found(found: NDArray[np.int64], size: int) -> None:
+    ascending = found.dtype == np.int64 and found.ndim == 1 and (np.diff(found) > 0).all()
+    if not ascending or (found.size > 0 and not 0 <= found[0] <= found[-1] < size):
+        raise ValueError(f"found must be ascending int64 indices of voxels, from 0 to {size - 1}, got {found!r}")
+
+
 def _local_maxima(
-    image: NDArray[Any], reach: NDArray[np.int64], lowest: Any, open_layers: NDArray[np.int64], merge_plateaus: bool
+    image: NDArray[Any], voxels: NDArray[np.int64], reach: Reach, open_layers: NDArray[np.int64], merge_plateaus: bool
 ) -> Maxima:
     flat = image.reshape(-1)
-    voxels = scan_maxima(image, lowest, _clipped(reach, image), False)
     starts = np.arange(voxels.size + 1)
     if merge_plateaus:
         starts, voxels = join_plateaus(voxels, flat[voxels], _shape(image))
@@ -232,23 +278,13 @@ def _keep_window_maxima(
 ) -> Maxima:
     """Keep the extended maxima of which a highest voxel is the maximum of its window, or may be beyond an open face."""
     found, unsettled = find_window_maxima(
-        image, maxima.starts, maxima.voxels, maxima.values, _clipped(reach, image), _margins(reach, open_layers)
+        image, maxima.starts, maxima.voxels, maxima.values, _clipped(reach, image.shape), _margins(reach, open_layers)
     )
     found |= maxima.open
     kept = np.repeat(found, np.diff(maxima.starts))
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(maxima.starts)[found])])
     is_open = (maxima.open | unsettled)[found]
     return Maxima(starts, maxima.voxels[kept], maxima.values[found], maxima.shape, is_open)
-
-
-def _image(image: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(image)
-    if array.ndim != 3:
-        raise ValueError(f"{name} must have three axes (z, y, x), got shape {array.shape}")
-    dtype = {"bool": "uint8", "float64": "float32"}.get(array.dtype.name, array.dtype.name)
-    if dtype not in {"uint8", "uint16", "int16", "float32"}:
-        raise ValueError(f"{name} has dtype {array.dtype}; uint8, uint16, int16, float32, float64 or bool is needed")
-    return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _shape(image: NDArray[Any]) -> Shape:
@@ -273,9 +309,8 @@ def _reach(window: tuple[int, ...] | None) -> NDArray[np.int64]:
     return np.array([r for n in window for r in (n // 2, n - n // 2 - 1)], np.int64)
 
 
-def _clipped(reach: NDArray[np.int64], image: NDArray[Any]) -> NDArray[np.int64]:
-    clipped: NDArray[np.int64] = np.minimum(reach, np.repeat(np.array(image.shape), 2))
-    return clipped
+def _clipped(reach: NDArray[np.int64], extent: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.asarray(np.minimum(reach, np.repeat(np.array(extent), 2)), np.int64)
 
 
 def _lowest(dtype: np.dtype[Any], threshold: float | None) -> Any:
@@ -362,38 +397,3 @@ def find_window_maxima(
             if not unsettled[i]:
                 break
     return found, unsettled
-
-
-@jit
-def average_positions(
-    out: NDArray[np.float64],
-    starts: NDArray[np.int64],
-    voxels: NDArray[np.int64],
-    weights: NDArray[Any],
-    weighted: bool,
-    zero: Any,
-    shape: tuple[int, int, int],
-    origin: tuple[int, int, int],
-) -> None:
-    """Write the mean positions of groups; `zero` is the 0 of the type in which weights are summed."""
-    _, Y, X = shape
-    for i in range(out.shape[0]):
-        first = voxels[starts[i]]
-        z0, y0, x0 = first // (Y * X), first // X % Y, first % X
-        total, sz, sy, sx = zero, zero, zero, zero
-        n, nz, ny, nx = 0, 0, 0, 0
-        for j in range(starts[i], starts[i + 1]):
-            p = voxels[j]
-            dz, dy, dx = p // (Y * X) - z0, p // X % Y - y0, p % X - x0
-            n, nz, ny, nx = n + 1, nz + dz, ny + dy, nx + dx
-            if weighted and weights[p] > 0:
-                w = zero + weights[p]
-                total, sz, sy, sx = total + w, sz + w * dz, sy + w * dy, sx + w * dx
-        if 0 < total < np.inf:
-            out[i, 0] = (origin[0] + z0) + sz / total
-            out[i, 1] = (origin[1] + y0) + sy / total
-            out[i, 2] = (origin[2] + x0) + sx / total
-        else:
-            out[i, 0] = (origin[0] + z0) + nz / n
-            out[i, 1] = (origin[1] + y0) + ny / n
-            out[i, 2] = (origin[2] + x0) + nx / n

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cytolith.kernels.components import Runs, as_image, connect_runs, mask_runs
+from cytolith.kernels.components import MaskTooLargeError, Runs, as_image, connect_runs, mask_runs
 from cytolith.kernels.growth import grow_labels
 from cytolith.kernels.jit import jit
 from cytolith.kernels.settled import Margins, find_open
@@ -84,6 +84,7 @@ def grow_shapes(
     *,
     open_seeds: ArrayLike | None = None,
     limit: int | None = None,
+    runs: Runs | None = None,
 ) -> Shapes:
     """Grow seeds downhill inside the mask ``image > threshold``: a seeded watershed, 6-connected.
 
@@ -111,6 +112,9 @@ def grow_shapes(
         with voxels in the margins is always taken for unsure.
     limit
         Largest number of mask voxels allowed.
+    runs
+        What `mask_runs` gives for the image and this threshold, when it is known: then the image is read at voxels of
+        the mask alone.
 
     Returns
     -------
@@ -125,8 +129,8 @@ def grow_shapes(
         When the mask holds more than `limit` voxels.
     ValueError
         When the image is not 3-D, its dtype is another one, the seeds are not lists of voxels of the image, a margin is
-        negative, there is not one entry of `open_seeds` a seed, or the
-        bounding box of a component with several seeds has about 2^32 voxels or more.
+        negative, there is not one entry of `open_seeds` a seed, the runs are those of another extent, or the bounding
+        box of a component with several seeds has about 2^32 voxels or more.
 
     Notes
     -----
@@ -155,7 +159,12 @@ def grow_shapes(
     image = as_image(image)
     starts, voxels = _check_seeds(image, seed_starts, seed_voxels)
     margins, unsure = _check_openness(open_margins, open_seeds, len(starts) - 1)
-    runs = mask_runs(image, threshold, limit=limit)
+    if runs is None:
+        runs = mask_runs(image, threshold, limit=limit)
+    elif runs.shape != image.shape:
+        raise ValueError(f"runs: a mask of {runs.shape} given, one of the image's shape {image.shape} is needed")
+    elif limit is not None and runs.n_voxels > limit:
+        raise MaskTooLargeError(runs.n_voxels, limit)
     component, n_components = connect_runs(runs, 6)
     count = len(starts) - 1
     labels = grow_labels(image, runs, component, n_components, starts, voxels)

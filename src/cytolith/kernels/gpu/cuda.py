@@ -1,4 +1,4 @@
-"""CUDA sources and the kernels compiled from them, through CuPy's compiler, which keeps what it has compiled on disk."""
+"""CUDA sources and the kernels compiled from them, by CuPy, which keeps what it has compiled on disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 Array: TypeAlias = Any
 """A CuPy array, C-contiguous."""
 Allocate: TypeAlias = Callable[[str, tuple[int, ...], Any], Array]
-"""Gives scratch memory of a name, shape and dtype, with anything in it; what it gave for another name stays as it is."""
+"""Gives scratch memory of a name, shape and dtype, full of anything; what it gave for another name stays as it is."""
 
 C_TYPES = {"uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "float"}
 """Names in the sources (``shared.cu``) of the types of voxels."""
@@ -32,6 +33,18 @@ def array_module() -> Any:
 def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> Array:  # noqa: ARG001 - as lanes of a device have it
     """New memory on the current device."""
     return array_module().empty(shape, dtype)
+
+
+def to_host(array: Array, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Copy of an array in memory of the CPU, when all that was sent before is done; `out` when given.
+
+    The core that waits is free meanwhile: CUDA's own waiting keeps it busy.
+    """
+    done = array_module().cuda.Event(block=True, disable_timing=True)
+    done.record()
+    done.synchronize()
+    host: NDArray[Any] = array.get(out=out)
+    return host
 
 
 def kernel(source: str, name: str, *, shared: int = 0, **defines: str | int) -> Any:

@@ -6,12 +6,15 @@ import math
 
 import numpy as np
 
-from cytolith.kernels.gpu.cuda import Array, array_module, c_type, kernel
+from cytolith.kernels.gpu.cuda import C_TYPES, Array, array_module, c_type, kernel
 from cytolith.kernels.illumination import FlatField
 
 _THREADS = 256
 _MOST_ROWS = 16
 """Blocks along z: each thread keeps the gain of its voxel for a sixteenth of the planes."""
+
+
+COMPILED = [("illumination", "correct", {"VOXEL": name}) for name in C_TYPES.values()]
 
 
 def apply_flat_field(image: Array, field: FlatField, *, out: Array | None = None) -> Array:
