@@ -35,7 +35,8 @@ def gpu_bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
     """Memory of a lane for each voxel of a block: the source, an image a step, and lists."""
     total = dtype.itemsize + sum(each.itemsize for each in image_dtypes(config, dtype).values()) + SPARSE_BYTES
     if config.background_correction is not None:
-        total += 2.0 * (dtype.itemsize if config.illumination_correction is None else 4)  # what is eroded
+        # what is eroded: of all planes at most, and for footprints too large for tiles of few planes with surroundings
+        total += dtype.itemsize if config.illumination_correction is None else 4
     if config.equalization is not None and config.equalization.mask is not None:
         total += 1.0
     return total

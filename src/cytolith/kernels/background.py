@@ -63,7 +63,7 @@ def remove_background(
     >>> remove_background(image, 3)[0, 4, 3:6]
     array([  0, 150,   0], dtype=uint16)
     """
-    return _opening(image, named_footprint(form, _plane_shape(shape)), reflect_footprint, True, out)
+    return _opening(image, named_footprint(form, plane_shape(shape)), reflect_footprint, True, out)
 
 
 def opening(
@@ -126,13 +126,14 @@ def background_reach(
     In the opening, an erosion and a dilation of extent n, these are n - 1 voxels on either side; n for even extents
     with ``reflect_footprint=False``. Nothing beyond has any influence; something at that distance can have.
     """
-    below_y, above_y, below_x, above_x = mask_bounds(named_footprint(form, _plane_shape(shape)))
+    below_y, above_y, below_x, above_x = mask_bounds(named_footprint(form, plane_shape(shape)))
     if reflect_footprint:
         return 0, above_y - below_y, above_x - below_x
     return 0, 2 * max(-below_y, above_y), 2 * max(-below_x, above_x)
 
 
-def _plane_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+def plane_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    """Two extents (y, x) of a footprint from one or two; ValueError for any other number of them."""
     extents = tuple(shape) if isinstance(shape, Sequence | np.ndarray) else (shape, shape)
     if len(extents) != 2:
         raise ValueError(f"shape must be a number of voxels or two of them, (y, x), got {shape!r}")

@@ -64,8 +64,8 @@ def plan_opening(
     margin = max(0, -below_x, -left)
     line = LINE // item
     stride = -(-(margin + width + max(0, above_x, right)) // line) * line
-    erosion = _lay_out(_row_minima(mask), stride, 0)
-    dilation = _lay_out(_row_minima(spread), stride, erosion.end)
+    erosion = _lay_out(row_minima(mask), stride, 0)
+    dilation = _lay_out(row_minima(spread), stride, erosion.end)
     return Plan(
         erosion=erosion.steps,
         dilation=dilation.steps,
@@ -94,7 +94,7 @@ _Term = tuple[int, int, int]
 """Source buffer, dy >= 0, dx."""
 
 
-def _row_minima(mask: NDArray[np.bool_]) -> list[list[_Term]]:
+def row_minima(mask: NDArray[np.bool_]) -> list[list[_Term]]:
     """Write the minimum over a mask as a chain of buffers: each a list of terms; buffer 0 is the source.
 
     The last buffer holds the minimum over the mask, up to its position.
