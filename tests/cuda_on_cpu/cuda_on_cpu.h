@@ -33,8 +33,53 @@ constexpr int kWarp = 32, kMostThreads = 1024, kMostShared = 232448, kGuard = 25
 constexpr size_t kStack = 64 << 10;
 enum State { kReady, kAtBarrier, kAtWarp, kDone };
 
+// A place to come back to. swapcontext would ask the system for the mask of signals each time, which takes most of the
+// time of a test.
+#if defined(__x86_64__)
+typedef void* Place;
+extern "C" __attribute__((visibility("hidden"))) void cuda_on_cpu_switch(Place* from, Place to);
+asm(R"(
+    .text
+    .hidden cuda_on_cpu_switch
+cuda_on_cpu_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+static void go(Place& from, Place& to) { cuda_on_cpu_switch(&from, to); }
+static void begin(Place& place, unsigned char* stack, size_t size, void (*function)()) {
+    void** top = reinterpret_cast<void**>(stack + size);
+    *--top = nullptr;  // keeps the stack aligned as it is after a call
+    *--top = reinterpret_cast<void*>(function);
+    for (int i = 0; i < 6; ++i) *--top = nullptr;
+    place = top;
+}
+#else
+typedef ucontext_t Place;
+static void go(Place& from, Place& to) { swapcontext(&from, &to); }
+static void begin(Place& place, unsigned char* stack, size_t size, void (*function)()) {
+    getcontext(&place);
+    place.uc_stack.ss_sp = stack;
+    place.uc_stack.ss_size = size;
+    place.uc_link = nullptr;
+    makecontext(&place, function, 0);
+}
+#endif
+
 struct Fiber {
-    ucontext_t context;
+    Place place;
     dim3 thread;
     State state;
     uint64_t posted;   // what it tells the others of its warp
@@ -44,7 +89,7 @@ struct Fiber {
 
 static Fiber fibers[kMostThreads];
 static unsigned char* stacks = nullptr;
-static ucontext_t scheduler;
+static Place scheduler;
 static Fiber* current = nullptr;
 static dim3 block_index, block_size, grid_size;
 alignas(128) static unsigned char dynamic_shared[kMostShared + kGuard];
@@ -59,13 +104,13 @@ static uint32_t draw(uint32_t below) {
 
 static void wait(State state) {
     current->state = state;
-    swapcontext(&current->context, &scheduler);
+    go(current->place, scheduler);
 }
 
 static void run_body() {
     body(arguments);
     current->state = kDone;
-    swapcontext(&current->context, &scheduler);
+    go(current->place, scheduler);
 }
 
 static uint64_t const* exchange(uint64_t value) {
@@ -106,11 +151,7 @@ static int run_block(int n, int shared) {
     int order[kMostThreads];
     for (int i = 0; i < n; ++i) {
         Fiber& f = fibers[i];
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = stacks + i * kStack;
-        f.context.uc_stack.ss_size = kStack;
-        f.context.uc_link = nullptr;
-        makecontext(&f.context, run_body, 0);
+        begin(f.place, stacks + i * kStack, kStack, run_body);
         f.thread = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
         f.state = kReady;
         order[i] = i;
@@ -120,7 +161,7 @@ static int run_block(int n, int shared) {
         int done = 0, waiting = 0;
         for (int k = 0; k < n; ++k) {
             current = &fibers[order[k]];
-            if (current->state == kReady) swapcontext(&scheduler, &current->context);
+            if (current->state == kReady) go(scheduler, current->place);
         }
         for (int i = 0; i < n; ++i) {
             done += fibers[i].state == kDone;

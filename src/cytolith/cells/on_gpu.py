@@ -6,7 +6,6 @@ voxels of the mask, and anything elsewhere. The rows are those of the CPU, to th
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +56,7 @@ class OnGpu:
         """Find the GPUs of this process; GpuError says why there are none."""
         self._lanes, self._most_voxels = Lanes(use.plan), use.most_voxels
         self._notes: list[str] = []
+        self._told: set[str] = set()
 
     def take_notes(self) -> list[str]:
         """What went wrong with GPUs since this was last asked, in words."""
@@ -87,7 +87,10 @@ class OnGpu:
                 with self._lanes.borrow() as lane:
                     return _OnLane(image, block, setting, workspace, lane).run(mask, mask_limit, spent)
             except GpuError as error:
-                self._notes.append(f"{error}; what it was to do is done on the CPU, with the same result")
+                note = f"{error}; what it was to do is done on the CPU, with the same result"
+                if note not in self._told:
+                    self._told.add(note)
+                    self._notes.append(note)
         return look_on_cpu(image, block, setting, workspace, mask=mask, seconds=seconds)
 
 
@@ -105,7 +108,6 @@ class _Needs:
     """Images that are needed whole when nothing was found."""
 
 
-@functools.lru_cache(maxsize=16)
 def _needs(config: CellsConfig) -> _Needs:
     maxima, shapes, measure = config.maxima_detection, config.shape_detection, config.intensity_detection
     saved = {name for name in IMAGE_STEPS if getattr(getattr(config, name), "save", None) is not None}

@@ -21,7 +21,7 @@ import numpy as np
 from cytolith.kernels.background import plane_shape
 from cytolith.kernels.footprints import footprint
 from cytolith.kernels.gpu.cuda import C_TYPES, Allocate, Array, allocate, array_module, c_type, kernel
-from cytolith.kernels.opening_plan import row_minima, mask_bounds
+from cytolith.kernels.opening_plan import mask_bounds, row_minima
 
 COMPILED = [("background", "erode_tiles", {"VOXEL": name, "REAL": int(name == "float")}) for name in C_TYPES.values()]
 
