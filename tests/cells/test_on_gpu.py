@@ -165,6 +165,15 @@ def test_memory_that_others_take_is_done_without(gpu, phantom, caplog, monkeypat
     assert "done on the CPU" in caplog.text
 
 
+def test_a_kernel_too_large_for_a_gpu_is_one_for_the_cpu(gpu, phantom, caplog):
+    chain = {"smoothing": {"sigma": (0, 700, 700)}, "maxima_detection": {"threshold": 0.1}}
+    chain["shape_detection"] = {"threshold": 0.1}
+    with caplog.at_level(logging.WARNING):
+        same(detect_cells(phantom, device="gpu", **chain), detect_cells(phantom, **chain))
+    assert "smoothing: a Gaussian of (1, 4201, 4201) voxels (z, y, x) is too large for this GPU" in caplog.text
+    assert "done on the CPU" in caplog.text
+
+
 def test_too_many_maxima_for_a_list(gpu, phantom, monkeypatch):
     monkeypatch.setattr(on_gpu, "scan_maxima", lambda *_, **__: None)
     same(detect_cells(phantom, device="gpu", voxel_size=SIZE), detect_cells(phantom, voxel_size=SIZE))

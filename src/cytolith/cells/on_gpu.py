@@ -145,7 +145,10 @@ class _OnLane:
         for name in IMAGE_STEPS:
             step: Any = getattr(config, name)
             if step is not None and (name != "illumination_correction" or self._setting.flat_field is not None):
-                current = self._step(name, step, current, counted)
+                try:
+                    current = self._step(name, step, current, counted)
+                except ValueError as error:  # checked for the CPU, but a kernel may be too large for a GPU
+                    raise GpuError(f"{name}: {error}") from error
                 lane.mark(name)
             on_gpu[name] = current
         found, runs = self._find(on_gpu, mask_limit) if self._needs.finds else (None, None)

@@ -94,25 +94,53 @@ def equalize(
     >>> equalize(image, selem=(1, 4, 4), spacing=(1, 4, 4), interpolate=0)[0, 0].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
+    fractions, scale = checked_limits(percentile, max_value)
+    image = usable_image(image)
+    out = float_output(image, out)
+    grid = percentile_grid(image.shape, selem, spacing, origin, volume_shape)
+    layers = percentile_layers(window_percentiles(image, fractions, grid, mask))
+    z, y, x = (axis.positions(interpolate) for axis in grid)
+    rows = [interpolate_x(layer, x) for layer in layers]
+    weighted = len(rows) == 3
+    _divide(
+        image, out, rows[0], rows[1], rows[-1], weighted, scale, z.low, z.high, z.fraction, y.low, y.high, y.fraction
+    )
+    return out
+
+
+def checked_limits(percentile: tuple[float, float], max_value: float | None) -> tuple[NDArray[np.float64], np.float32]:
+    """The two fractions, and what the upper percentile is multiplied by.
+
+    Raises
+    ------
+    ValueError
+        If percentile is not two fractions in rising order, or if max_value is not positive.
+    """
     fractions = checked_fractions(percentile)
     if fractions.size != 2 or fractions[0] > fractions[1]:
         raise ValueError(f"percentile is {percentile}; a lower and an upper fraction 0 ... 1 are needed")
     if max_value is not None and not (math.isfinite(max_value) and max_value > 0):
         raise ValueError(f"max_value is {max_value}; a finite number > 0 or None is needed")
-    image = usable_image(image)
-    out = float_output(image, out)
-    grid = percentile_grid(image.shape, selem, spacing, origin, volume_shape)
-    values = window_percentiles(image, fractions, grid, mask)
-    z, y, x = (axis.positions(interpolate) for axis in grid)
-    # windows may be empty when there is a mask, or NaN to be left out: then their points weigh nothing
-    weighted = mask is not None or image.dtype == np.float32
+    return fractions, np.float32(0 if max_value is None else 1 / max_value)
+
+
+def percentile_layers(values: NDArray[np.float64]) -> Float32Array:
+    """What is interpolated between windows: both percentiles, and the weight of each window if some are empty.
+
+    Parameters
+    ----------
+    values
+        Percentiles (Gz, Gy, Gx, 2), NaN where no voxel counts.
+
+    Returns
+    -------
+    ndarray of float32
+        (2 or 3, Gz, Gy, Gx). Empty windows, which a mask or NaN may leave, have percentiles and weight 0. Without any
+        all weights would be 1, and a division by them would change nothing.
+    """
     empty = np.isnan(values[..., 0])
-    values[empty] = 0
-    lower, upper = interpolate_x(values[..., 0], x), interpolate_x(values[..., 1], x)
-    weights = interpolate_x(~empty, x) if weighted else lower
-    scale = np.float32(0 if max_value is None else 1 / max_value)
-    _divide(image, out, lower, upper, weights, weighted, scale, z.low, z.high, z.fraction, y.low, y.high, y.fraction)
-    return out
+    lower, upper = (np.where(empty, 0, values[..., p]) for p in range(2))
+    return np.stack([lower, upper, ~empty] if empty.any() else [lower, upper]).astype(np.float32)
 
 
 def equalize_reach(selem: int | Shape, spacing: int | Shape) -> Shape:

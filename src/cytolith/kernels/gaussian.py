@@ -19,6 +19,7 @@ SIGMA_RATIO = 1.5
 """Ratio of the wide to the narrow sigma of the DoG filter, unless given."""
 
 Triple = tuple[float, float, float]
+Kernel = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 
 def smooth(
@@ -63,14 +64,10 @@ def smooth(
     >>> smooth(image, (0, 0, 1)).round().tolist()
     [[[0.0, 4.0, 54.0, 242.0, 399.0, 242.0, 54.0, 4.0, 0.0]]]
     """
-    reach = smooth_reach(sigma, truncate)
+    kernels, extents = smooth_kernels(sigma, truncate)
     image = usable_image(image)
     out = float_output(image, out)
-    z, y, x = (
-        half_weights(_gaussian(2 * radius + 1, width))
-        for radius, width in zip(reach, _numbers("sigma", sigma), strict=True)
-    )
-    sum_separable(image, [(z, y, x)], (2 * reach[0] + 1, 2 * reach[1] + 1, 2 * reach[2] + 1), out, clip=False)
+    sum_separable(image, kernels, extents, out, clip=False)
     return out
 
 
@@ -128,16 +125,32 @@ def dog_filter(
     >>> np.unravel_index(answer.argmax(), answer.shape)
     (np.int64(4), np.int64(4), np.int64(4))
     """
-    extents = positive_extents("shape", shape)
-    wide = [n / FWHM for n in extents] if sigma2 is None else _positive("sigma2", sigma2)
-    narrow = [s / SIGMA_RATIO for s in wide] if sigma is None else _positive("sigma", sigma)
+    kernels, extents = dog_kernels(shape, sigma, sigma2)
     image = usable_image(image)
     out = float_output(image, out)
-    narrow_z, narrow_y, narrow_x = (half_weights(_gaussian(n, s)) for n, s in zip(extents, narrow, strict=True))
-    wide_z, wide_y, wide_x = (half_weights(_gaussian(n, s)) for n, s in zip(extents, wide, strict=True))
-    kernels = [(narrow_z, narrow_y, narrow_x), (wide_z, wide_y, -wide_x)]
     sum_separable(image, kernels, extents, out, clip=True)
     return out
+
+
+def smooth_kernels(sigma: float | Triple, truncate: float) -> tuple[list[Kernel], Shape]:
+    """Kernel of `smooth` as `sum_separable` takes it, and its number of taps (z, y, x)."""
+    z, y, x = (2 * radius + 1 for radius in smooth_reach(sigma, truncate))
+    return [_kernel((z, y, x), _numbers("sigma", sigma))], (z, y, x)
+
+
+def dog_kernels(
+    shape: int | Shape, sigma: float | Triple | None, sigma2: float | Triple | None
+) -> tuple[list[Kernel], Shape]:
+    """Narrow and wide kernel of `dog_filter`, the wide one negative, and their number of taps (z, y, x)."""
+    z, y, x = extents = positive_extents("shape", shape)
+    wide = (z / FWHM, y / FWHM, x / FWHM) if sigma2 is None else _positive("sigma2", sigma2)
+    narrow = (
+        (wide[0] / SIGMA_RATIO, wide[1] / SIGMA_RATIO, wide[2] / SIGMA_RATIO)
+        if sigma is None
+        else _positive("sigma", sigma)
+    )
+    wide_z, wide_y, wide_x = _kernel(extents, wide)
+    return [_kernel(extents, narrow), (wide_z, wide_y, -wide_x)], extents
 
 
 def smooth_reach(sigma: float | Triple, truncate: float = 3.0) -> Shape:
@@ -174,6 +187,11 @@ def dog_reach(shape: int | Shape) -> Shape:
     """
     z, y, x = positive_extents("shape", shape)
     return z // 2, y // 2, x // 2
+
+
+def _kernel(taps: Shape, sigma: Triple) -> Kernel:
+    z, y, x = (half_weights(_gaussian(n, s)) for n, s in zip(taps, sigma, strict=True))
+    return z, y, x
 
 
 def _gaussian(taps: int, sigma: float) -> NDArray[np.float64]:

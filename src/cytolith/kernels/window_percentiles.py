@@ -59,9 +59,7 @@ def window_percentiles(
     z, y, x = grid
     y_edges, y_first, y_last = _cells(y)
     x_edges, x_first, x_last = _cells(x)
-    largest = math.prod(int((axis.stops - axis.starts).max()) for axis in grid)
-    if largest >= 2**32:
-        raise ValueError(f"selem gives windows of {largest} voxels; less than 2**32 can be counted")
+    check_windows(grid)
     most_voxels = (z.stops - z.starts).max() * np.diff(y_edges).max() * np.diff(x_edges).max()
     most_windows = (y_last - y_first).max() * (x_last - x_first).max()
     shape = (z.centres.size, y.centres.size, x.centres.size)
@@ -85,7 +83,33 @@ def window_percentiles(
         counts,
         keys,
     )
-    values = order.values(keys)
+    return percentiles_of_keys(counts, keys, fractions, image.dtype)
+
+
+def check_windows(grid: Grid) -> None:
+    """ValueError if a window has more voxels than can be counted."""
+    largest = math.prod(int((axis.stops - axis.starts).max()) for axis in grid)
+    if largest >= 2**32:
+        raise ValueError(f"selem gives windows of {largest} voxels; less than 2**32 can be counted")
+
+
+def percentiles_of_keys(
+    counts: IntArray, keys: UnsignedArray, fractions: Float64Array, dtype: np.dtype[Any]
+) -> Float64Array:
+    """Percentiles (Gz, Gy, Gx, P) of windows, NaN where no voxel counts.
+
+    Parameters
+    ----------
+    counts
+        Voxels that count in each window, (Gz, Gy, Gx).
+    keys
+        Keys of the two values around each percentile, (Gz, Gy, Gx, 2 P).
+    fractions
+        Percentiles as fractions 0 ... 1.
+    dtype
+        Type of the image.
+    """
+    values = _ORDERS[dtype].values(keys)
     rank = fractions * np.maximum(counts - 1, 0)[..., None]
     result = _between(values[..., 0::2], values[..., 1::2], rank - np.floor(rank))
     result[counts == 0] = np.nan
