@@ -24,6 +24,7 @@ BELOW = {
     "tune": {"axes", "errors", "quantities", "kernels", "io", "engine", "cells", "score"},
     "preview": {"axes", "errors", "quantities", "kernels", "io", "engine", "cells", "tune"},
     "report": {"axes", "errors", "quantities", "kernels", "io", "engine", "cells", "fracture", "score"},
+    "compat": {"axes", "errors", "quantities", "kernels", "io", "engine", "cells", "fracture"},
     "cli": {
         "axes",
         "errors",
@@ -41,6 +42,7 @@ BELOW = {
         "tune",
         "preview",
         "report",
+        "compat",
         "__version__",
     },
     "__init__": {

@@ -60,6 +60,11 @@ app.command(
     name="info",
     help="Show what a volume is, which planes cannot be read, and what a run would take.",
 )
+app.command(
+    "cytolith.cli.migrate:migrate",
+    name="migrate",
+    help="Take over a file of ClearMap, cellfinder or apmapflow.",
+)
 app.command("cytolith.cli.sample:sample", name="sample", help="Write synthetic volumes with known truth.")
 
 

@@ -1,0 +1,263 @@
+"""A stack on disk as ``apm_process_image_stack`` treats it, by the passes of the fracture pipeline at any size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytolith.compat.apmapflow_maps import PATCHING_BYTES, settle_map
+from cytolith.engine.events import Listener
+from cytolith.engine.executors import lend_pool
+from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, BlocksFailedError
+from cytolith.errors import ConfigError, OutputError
+from cytolith.fracture.clusters import by_size, kept_of
+from cytolith.fracture.config import FractureConfig
+from cytolith.fracture.labelling import Clusters
+from cytolith.fracture.maps import OffsetSettings, settle_offsets
+from cytolith.fracture.outputs import Outputs, stem_of
+from cytolith.fracture.passes import Painting, Passes
+from cytolith.fracture.preparation import Prepared, begin_run, prepare
+from cytolith.fracture.projections import Maps
+from cytolith.fracture.source import looks_grey
+from cytolith.fracture.tasks import ChangedVolumeError
+from cytolith.fracture.unfinished import has_blocks
+from cytolith.io.map_files import write_map_text
+from cytolith.io.row_file import RowFile
+from cytolith.io.volume import Volume, open_volume
+from cytolith.quantities import format_bytes
+
+log = logging.getLogger(__name__)
+
+MOST_COLOURS = 16
+_CELLS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What the flags of ``apm_process_image_stack`` ask for.
+
+    Attributes
+    ----------
+    num_clusters
+        Clusters to keep, the largest first; 0: all voxels count; below 0: all but so many of the smallest.
+    invert
+        Exchange fracture and rock.
+    force
+        Replace existing files.
+    gen_cluster_img
+        Write the image of clusters too.
+    no_aper_map, no_offset_map, no_img_stack
+        What is not written.
+    aper_map_name, offset_map_name, img_stack_name
+        File names, joined to the output folder, instead of those made from the name of the input.
+    """
+
+    num_clusters: int = 0
+    invert: bool = False
+    force: bool = False
+    gen_cluster_img: bool = False
+    no_aper_map: bool = False
+    no_offset_map: bool = False
+    no_img_stack: bool = False
+    aper_map_name: str | None = None
+    offset_map_name: str | None = None
+    img_stack_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gen_cluster_img and not self.num_clusters:
+            raise ConfigError("--gen-cluster-img: clusters are looked for only to keep some of them; add -n")
+        writes_stack = self.num_clusters != 0 and (self.gen_cluster_img or not self.no_img_stack)
+        if self.no_aper_map and self.no_offset_map and not writes_stack:
+            raise ConfigError("nothing is left to write: leave out one of the --no- flags, or add -n")
+
+
+@dataclass
+class StackResult:
+    """Files that a run has written, and what its user should know."""
+
+    paths: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def process_stack(
+    image_file: str | Path,
+    output_dir: str | Path,
+    options: StackOptions,
+    listener: Listener = lambda _: None,
+) -> StackResult:
+    """Maps and stacks of an image file, in the files and formats of ``apm_process_image_stack``.
+
+    Parameters
+    ----------
+    image_file
+        TIFF stack, or anything else that :func:`cytolith.open_volume` reads from a path.
+    output_dir
+        Folder for the results; made when it is not there.
+    options
+        What to do.
+    listener
+        Gets the events of the engine.
+
+    Raises
+    ------
+    VolumeError, ConfigError, OutputError, MemoryBudgetError, BlocksFailedError
+        As :func:`cytolith.run_fracture`. What is finished by then is kept in the folder; the same call goes on.
+    """
+    volume = open_volume(str(image_file))
+    config = _config(volume, Path(image_file), options)
+    # unfinished runs of other conventions or another number of clusters are not gone on with
+    command = {"command": f"apm_process_image_stack -n {options.num_clusters}"}
+    notes = []
+    if config.threshold is None and looks_grey(volume):
+        notes.append(
+            f"{volume.name} looks like a grey stack, and every voxel that is not 0 is taken for fracture, as apmapflow "
+            "does: make it binary first, or give cytolith fracture a --threshold"
+        )
+    with lend_pool("threads", None) as pool:
+        prepared = prepare(volume, image_file, Path(output_dir), config, pool, chosen=command, force=options.force)
+        if prepared.unfinished is not None:
+            notes.append(f"went on with the unfinished run in {output_dir}")
+        result = _execute(prepared, options.num_clusters, listener)
+    result.notes[:0] = notes
+    return result
+
+
+def _config(volume: Volume, image_file: Path, options: StackOptions) -> FractureConfig:
+    base = image_file.stem if image_file.is_file() else stem_of(image_file)
+    threshold, invert = None, options.invert
+    # Volumes are read as displayed. So did apmapflow for 1 and 8 bits; of 16 bits it took the voxels as stored, where
+    # what is 0 has the highest value as displayed.
+    if "miniswhite" in (volume.storage.display or "") and volume.stored_dtype == np.uint16:
+        threshold, invert = float(np.iinfo(np.uint16).max - 1), not options.invert
+        log.info("%s: of 16 bits, so fracture is where the stored value is not 0, as for apmapflow", volume.name)
+    wants_stack = options.num_clusters != 0 and (options.gen_cluster_img or not options.no_img_stack)
+    return FractureConfig(
+        n=abs(options.num_clusters) or None,  # of those below 0 the rest is known once clusters are counted
+        threshold=threshold,
+        invert=invert,
+        aperture_map=not options.no_aper_map,
+        offset_map=not options.no_offset_map,
+        image_stack=not options.no_img_stack,
+        cluster_image=options.gen_cluster_img,
+        clusters=False,
+        pictures=False,
+        summary=False,
+        aperture_name=options.aper_map_name or (None if options.no_aper_map else f"{base}-aperture-map.txt"),
+        offset_name=options.offset_map_name or (None if options.no_offset_map else f"{base}-offset-map.txt"),
+        stack_name=options.img_stack_name or (f"{base}-processed.tif" if wants_stack else None),
+    )
+
+
+def _execute(prepared: Prepared, num_clusters: int, listener: Listener) -> StackResult:
+    """Result of a prepared run, with its files in place."""
+    config, source, slabs, outputs = prepared.config, prepared.source, prepared.slabs, prepared.outputs
+    result = StackResult(list(outputs.paths.values()))
+    try:
+        with outputs, ExitStack() as stack:
+            kept = begin_run(prepared)
+            maps = None
+            if config.needs_maps:
+                maps = stack.enter_context(Maps(config.axis, source.volume.shape, outputs.scratch))
+            policy = STOP_AT_ONCE if kept is None else KEEP_GOING
+            passes = Passes(source, slabs, prepared.pool, listener=listener, policy=policy, kept=kept)
+            try:
+                clusters, keep = _go_over(passes, num_clusters, maps, outputs)
+            except ChangedVolumeError:
+                outputs.resumable = False
+                raise
+            except BlocksFailedError as error:
+                outputs.resumable = not any(isinstance(each.failure.error, ChangedVolumeError) for each in error.failed)
+                raise
+            result.notes += _notes(clusters, keep, num_clusters)
+            del clusters, keep
+            if maps is not None:
+                result.notes += _write_maps(maps, outputs, slabs.room)
+            outputs.commit()
+    except OutputError as error:
+        raise outputs.named(error) from error
+    except BaseException as error:
+        if outputs.resumable and has_blocks(outputs.scratch):
+            error.add_note(f"what is finished is kept in {outputs.folder}; the same command goes on from there")
+        raise
+    return result
+
+
+def _go_over(
+    passes: Passes, num_clusters: int, maps: Maps | None, outputs: Outputs
+) -> tuple[Clusters, NDArray[np.uint8]]:
+    """The passes over the volume; its clusters, and 1 for each that is kept."""
+    volume = passes.source.volume
+    sinks = {key: outputs.sink(key, volume.shape, np.uint8, volume.voxel_size) for key in outputs.stacks}
+    clusters = passes.find(maps if num_clusters == 0 else None)
+    order = by_size(clusters)
+    keep = kept_of(order, kept_count(len(order), num_clusters))
+    values = {"stack": keep * np.uint8(255), "cluster_image": colours_of(order)}
+    paintings = [Painting(values[key], sink) for key, sink in sinks.items()]
+    if paintings or (maps is not None and num_clusters != 0):
+        passes.apply(clusters, keep, None if num_clusters == 0 else maps, paintings)
+    return clusters, keep
+
+
+def kept_count(clusters: int, num_clusters: int) -> int:
+    """How many of so many clusters are kept: all for 0, all but the smallest for a number below 0."""
+    return min(num_clusters, clusters) if num_clusters > 0 else max(clusters + num_clusters, 0)
+
+
+def colours_of(order: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Value of each cluster in the image of clusters, from the clusters in the order of their size.
+
+    67, 75, ... for the largest 15, or one fewer than there are; 255 for the others.
+    """
+    colours = np.full(len(order), 255, np.uint8)
+    coloured = order[: max(min(MOST_COLOURS, len(order)) - 1, 0)]
+    colours[coloured] = 67 + 8 * np.arange(len(coloured))
+    return colours
+
+
+def _notes(clusters: Clusters, keep: NDArray[np.uint8], num_clusters: int) -> list[str]:
+    total, kept = len(keep), int(keep.sum())
+    voxels, left = int(clusters.size.sum()), int(clusters.size[keep > 0].sum())
+    log.info(
+        "%s fracture voxels in %s clusters; %s voxels in %s are kept", *map("{:,}".format, (voxels, total, left, kept))
+    )
+    if not total:
+        return ["no voxel is fracture: apertures are 0 and there is no offset; is it the other way round (-i)?"]
+    if not kept:
+        return [f"-n {num_clusters}: the stack holds only {total} clusters, and none is left"]
+    if num_clusters > total:
+        return [f"-n {num_clusters}, but the stack holds only {total}: all were kept"]
+    return []
+
+
+def _write_maps(maps: Maps, outputs: Outputs, room: int) -> list[str]:
+    """Write the maps that are wanted as text; what should be known of them."""
+    if "aperture_map" in outputs.paths:
+        write_map_text(outputs.partial("aperture_map"), _strips(maps.aperture), "%d")
+    if "offset_map" not in outputs.paths:
+        return []
+    rows, columns = maps.first.shape
+    needed = rows * columns * PATCHING_BYTES
+    if needed <= room:
+        first = maps.first.read(0, rows)
+        settled = settle_map(np.where(first < 0, np.nan, first))
+        write_map_text(outputs.partial("offset_map"), [settled], "%f")
+        return []
+    patched, _ = settle_offsets(maps.first, outputs.scratch, OffsetSettings(), memory=room)
+    with patched:
+        write_map_text(outputs.partial("offset_map"), (strip + 1 for strip in _strips(patched)), "%f")
+    note = (
+        f"patching {rows:,} x {columns:,} offsets as apmapflow does takes {format_bytes(needed)} of memory, more than "
+        "there is: they were patched as cytolith fracture does, and some patched values differ"
+    )
+    return [note]
+
+
+def _strips(rows: RowFile) -> Iterator[NDArray[Any]]:
+    return (strip for _, strip in rows.strips(max(_CELLS_AT_ONCE // rows.shape[1], 1)))
