@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from cytolith.engine.gpus import find_gpus
+
 sys.path.insert(0, str(Path(__file__).parent))  # for the stand-in of CuPy
 
 settings.register_profile("cytolith", deadline=None)
@@ -26,8 +28,12 @@ def shared() -> Path:
     return SHARED
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real-gpu", action="store_true", help="run tests of kernels on the GPU of this machine")
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     """CuPy's stand-in on the CPU in its place, with one GPU; gives what sets it up and tells what it did."""
     import cuda_on_cpu
 
@@ -36,6 +42,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     cuda_on_cpu.machine.reset()
     monkeypatch.setitem(sys.modules, "cupy", _stand_in())
     return cuda_on_cpu.machine
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Any:
+    """A GPU for what only wants one: the stand-in, or with --real-gpu that of this machine, and then None."""
+    if request.config.getoption("--real-gpu"):
+        return find_gpus() and None
+    return request.getfixturevalue("stand_in")
 
 
 @functools.cache

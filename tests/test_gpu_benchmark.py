@@ -5,7 +5,7 @@ import pytest
 gpu_benchmark = pytest.importorskip("benchmarks.gpu", reason="benchmarks are not installed with the package")
 
 
-def test_every_table_is_printed(gpu, capsys, monkeypatch):
+def test_every_table_is_printed(stand_in, capsys, monkeypatch):
     monkeypatch.setattr(gpu_benchmark, "RUNS", {"defaults": {}})
     gpu_benchmark.main(["--shape", "20,60,70", "--block", "16,50,60", "--repeats", "1", "--workers", "2"])
     printed = capsys.readouterr().out
@@ -17,7 +17,7 @@ def test_every_table_is_printed(gpu, capsys, monkeypatch):
     assert "reading alone s" in printed
 
 
-def test_without_a_gpu_it_says_so(gpu, capsys):
-    gpu.memory.clear()
+def test_without_a_gpu_it_says_so(stand_in, capsys):
+    stand_in.memory.clear()
     gpu_benchmark.main([])
     assert capsys.readouterr().out.startswith("Nothing is measured: CuPy finds no GPU")

@@ -28,7 +28,7 @@ def record(out):
     return json.loads((out / "run.json").read_text())
 
 
-def test_the_table_and_the_record_of_a_run_on_a_gpu(gpu, volume, tmp_path):
+def test_the_table_and_the_record_of_a_run_on_a_gpu(stand_in, volume, tmp_path):
     cells(volume, tmp_path / "cpu")
     cells(volume, tmp_path / "gpu", "--device", "gpu", "--block", "9,40,40")
     assert (tmp_path / "gpu" / "cells.csv").read_bytes() == (tmp_path / "cpu" / "cells.csv").read_bytes()
@@ -43,8 +43,8 @@ def test_the_table_and_the_record_of_a_run_on_a_gpu(gpu, volume, tmp_path):
     assert "device" not in (tmp_path / "gpu" / "config.toml").read_text()
 
 
-def test_without_a_gpu_a_run_does_not_begin_or_says_that_it_has_none(gpu, volume, tmp_path, capsys):
-    gpu.memory.clear()
+def test_without_a_gpu_a_run_does_not_begin_or_says_that_it_has_none(stand_in, volume, tmp_path, capsys):
+    stand_in.memory.clear()
     with pytest.raises(ConfigError, match=r"--device gpu: CuPy finds no GPU .*; --device auto uses the CPU then"):
         cells(volume, tmp_path / "out", "--device", "gpu")
     assert not (tmp_path / "out").exists()
@@ -53,7 +53,7 @@ def test_without_a_gpu_a_run_does_not_begin_or_says_that_it_has_none(gpu, volume
     assert "no GPU is used: CuPy finds no GPU" in (tmp_path / "out" / "run.log").read_text()
 
 
-def test_a_run_goes_on_elsewhere(gpu, volume, tmp_path, monkeypatch):
+def test_a_run_goes_on_elsewhere(stand_in, volume, tmp_path, monkeypatch):
     """Half of the blocks on a GPU, the rest on the CPU."""
     cells(volume, tmp_path / "whole")
     done, call = [], worker.call
@@ -68,9 +68,9 @@ def test_a_run_goes_on_elsewhere(gpu, volume, tmp_path, monkeypatch):
         patch.setattr("cytolith.engine.run.call", stop)
         with pytest.raises(KeyboardInterrupt):
             cells(volume, tmp_path / "out", "--device", "gpu", "--block", "9,40,40", "--executor", "serial")
-    assert gpu.launches
-    gpu.launches.clear()
+    assert stand_in.launches
+    stand_in.launches.clear()
     cells(volume, tmp_path / "out", "--device", "cpu")
-    assert not gpu.launches
+    assert not stand_in.launches
     assert record(tmp_path / "out")["plan"]["blocks"] == 8
     assert (tmp_path / "out" / "cells.parquet").read_bytes() == (tmp_path / "whole" / "cells.parquet").read_bytes()

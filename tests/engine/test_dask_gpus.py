@@ -32,15 +32,15 @@ def pool_of():
         each.close()
 
 
-def test_workers_tell_of_their_gpus(gpu, pool_of):
-    gpu.reset(count=2)
+def test_workers_tell_of_their_gpus(stand_in, pool_of):
+    stand_in.reset(count=2)
     pool = pool_of({}, {})
     assert [[each.index for each in gpus] for gpus in pool.gpus()] == [[0, 1], [0, 1]]
     assert pool.threads == 4
     assert len(pool.slots(4)) == 2 * (4 + 4)  # every thread, and one block that waits for each
 
 
-def test_blocks_go_to_workers_with_the_resource(gpu, pool_of):
+def test_blocks_go_to_workers_with_the_resource(stand_in, pool_of):
     pool = pool_of({"GPU": 2}, {}, {"GPU": 9})
     assert len(pool.gpus()) == 2
     assert len(pool.slots(4)) == 2 * (2 + 4)  # no more than it has of it, nor than it has threads
@@ -49,8 +49,8 @@ def test_blocks_go_to_workers_with_the_resource(gpu, pool_of):
     assert names <= {address for address, each in workers.items() if each["resources"]}
 
 
-def test_a_cluster_without_gpus_says_so_and_uses_all_workers(gpu, pool_of):
-    gpu.memory.clear()
+def test_a_cluster_without_gpus_says_so_and_uses_all_workers(stand_in, pool_of):
+    stand_in.memory.clear()
     pool = pool_of({"GPU": 1}, {})
     with pytest.raises(GpuError, match="CuPy finds no GPU"):
         pool.gpus()

@@ -17,8 +17,8 @@ def lanes(count=2, size=MIB, **more):
     return Lanes(GpuPlan(count, size, ("GPU",), **more))
 
 
-def test_gpus_are_found_with_their_free_memory(gpu):
-    gpu.reset(memory=3 * MIB, count=2)
+def test_gpus_are_found_with_their_free_memory(stand_in):
+    stand_in.reset(memory=3 * MIB, count=2)
     first, second = find_gpus()
     assert (first.index, first.name, first.free) == (0, "GPU 0 on the CPU", 3 * MIB)
     assert (second.index, second.host) == (1, first.host)
@@ -31,8 +31,8 @@ def test_without_cupy_the_reason_and_the_fix_are_told(monkeypatch):
         find_gpus()
 
 
-def test_without_a_gpu_the_reason_is_told(gpu):
-    gpu.memory.clear()
+def test_without_a_gpu_the_reason_is_told(stand_in):
+    stand_in.memory.clear()
     with pytest.raises(GpuError, match=r"CuPy finds no GPU \(cudaErrorNoDevice.*driver installed"):
         find_gpus()
 
@@ -48,7 +48,7 @@ def test_a_real_cupy_without_a_gpu_says_so():
         pytest.skip("this machine has a GPU")
 
 
-def test_without_a_compiler_the_fix_is_told(gpu, monkeypatch):
+def test_without_a_compiler_the_fix_is_told(stand_in, monkeypatch):
     monkeypatch.setattr(sys.modules["cupy"], "RawModule", lambda **_: 1 / 0)
     with pytest.raises(GpuError, match=r"cannot compile for the GPU \(division by zero\): pip install"):
         find_gpus()
@@ -87,8 +87,8 @@ def test_too_little_memory_is_told_in_numbers():
         plan_lanes([seen(100 * MIB)] * 2, threads=4, least=100 * MIB)
 
 
-def test_pools_tell_what_their_processes_see(gpu):
-    gpu.reset(count=2)
+def test_pools_tell_what_their_processes_see(stand_in):
+    stand_in.reset(count=2)
     assert [len(gpus) for gpus in ThreadPool(4).gpus()] == [2]
     assert ThreadPool(4).threads == 4
     processes = open_pool("processes", 3)
@@ -96,8 +96,8 @@ def test_pools_tell_what_their_processes_see(gpu):
     assert processes.threads == 1
 
 
-def test_buffers_are_kept_grow_and_go(gpu):
-    free = gpu.free[0]
+def test_buffers_are_kept_grow_and_go(stand_in):
+    free = stand_in.free[0]
     with lanes(1).borrow() as lane:
         first = lane.array("a", (10, 10), np.uint16)
         assert (first.shape, first.dtype) == ((10, 10), np.uint16)
@@ -106,9 +106,9 @@ def test_buffers_are_kept_grow_and_go(gpu):
         assert lane.array("a", (0, 4), np.float32).size == 0
         del first
         lane.array("a", (100, 100), np.float32)
-        assert free - gpu.free[0] == 40_000 + 40
+        assert free - stand_in.free[0] == 40_000 + 40
         lane.forget()
-    assert gpu.free[0] == free
+    assert stand_in.free[0] == free
 
 
 def take(every, *sizes):
@@ -117,7 +117,7 @@ def take(every, *sizes):
             lane.array(str(number), (size,), np.uint8)
 
 
-def test_a_lane_keeps_to_its_memory(gpu):
+def test_a_lane_keeps_to_its_memory(stand_in):
     every = lanes(1, 1000)
     with pytest.raises(GpuError, match="more than the 0 MiB of a lane"):
         take(every, 600, 600)
@@ -125,7 +125,7 @@ def test_a_lane_keeps_to_its_memory(gpu):
         assert lane.array("b", (1000,), np.uint8).size == 1000
 
 
-def test_upload_and_times(gpu):
+def test_upload_and_times(stand_in):
     image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     seconds = {"upload": 1.0}
     with lanes(1).borrow() as lane:
@@ -139,7 +139,7 @@ def test_upload_and_times(gpu):
     assert 1.0 < seconds["upload"] < 2.0
 
 
-def test_workers_wait_for_a_lane(gpu):
+def test_workers_wait_for_a_lane(stand_in):
     every, order = lanes(2), []
     begun = threading.Event()
 
@@ -159,33 +159,33 @@ def test_workers_wait_for_a_lane(gpu):
     assert order == ["others", "third"]
 
 
-def test_streams_differ(gpu):
+def test_streams_differ(stand_in):
     every = lanes(2)
     with every.borrow() as one, every.borrow() as other:
         assert one._stream.ptr != other._stream.ptr
 
 
-def test_all_gpus_are_used(gpu):
-    gpu.reset(count=3)
+def test_all_gpus_are_used(stand_in):
+    stand_in.reset(count=3)
     every = lanes(2)
     with every.borrow() as a, every.borrow() as b, every.borrow() as c, every.borrow() as d:
         assert [lane.gpu.index for lane in (a, b, c, d)] == [0, 1, 2, 0]
 
 
-def test_a_process_among_others_takes_one(gpu, monkeypatch):
-    gpu.reset(count=3)
+def test_a_process_among_others_takes_one(stand_in, monkeypatch):
+    stand_in.reset(count=3)
     monkeypatch.setattr("os.getpid", lambda: 301)
     every = lanes(2, alone=False)
     with every.borrow() as a, every.borrow() as b:
         assert [a.gpu.index, b.gpu.index] == [1, 1]
 
 
-def test_no_memory_left_is_no_failure_of_the_gpu(gpu):
+def test_no_memory_left_is_no_failure_of_the_gpu(stand_in):
     every = lanes(1)
-    gpu.free[0] = 10
+    stand_in.free[0] = 10
     with pytest.raises(GpuError, match="GPU 0 on the CPU has no memory left"):
         take(every, 600)
-    gpu.free[0] = MIB
+    stand_in.free[0] = MIB
     take(every, 600)
 
 
@@ -194,8 +194,8 @@ def fail(every):
         raise sys.modules["cupy"].cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress: where it must not")
 
 
-def test_a_gpu_that_fails_is_given_up_and_others_go_on(gpu):
-    gpu.reset(count=2)
+def test_a_gpu_that_fails_is_given_up_and_others_go_on(stand_in):
+    stand_in.reset(count=2)
     every = lanes(2)
     fail(every)
     for _ in range(4):
@@ -207,7 +207,7 @@ def test_a_gpu_that_fails_is_given_up_and_others_go_on(gpu):
             pass
 
 
-def test_whoever_waits_for_the_last_gpu_is_told_when_it_fails(gpu):
+def test_whoever_waits_for_the_last_gpu_is_told_when_it_fails(stand_in):
     every, told = lanes(1), []
 
     def wait():
@@ -232,14 +232,14 @@ def test_whoever_waits_for_the_last_gpu_is_told_when_it_fails(gpu):
     assert told == ["no GPU is left that works"] * 3
 
 
-def test_other_errors_pass_through_and_the_lane_comes_back(gpu):
+def test_other_errors_pass_through_and_the_lane_comes_back(stand_in):
     every = lanes(1)
     for _ in range(2):
         with pytest.raises(ValueError, match="mine"), every.borrow():
             raise ValueError("mine")
 
 
-def test_pinned_buffers(gpu, monkeypatch):
+def test_pinned_buffers(stand_in, monkeypatch):
     workspace = PinnedWorkspace()
     array = workspace.array("a", (3, 4, 5), np.uint16)
     array[:] = 7

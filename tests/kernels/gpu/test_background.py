@@ -41,7 +41,7 @@ def test_equals_cpu(gpu, rng, dtype):
     for shape in SHAPES:
         for form in ("disk", "cube"):
             np.testing.assert_array_equal(removed(image, shape, form), on_cpu(image, shape, form), f"{form} {shape}")
-    assert set(gpu.launches) == {"erode_tiles", "subtract_tiles"}
+    assert gpu is None or set(gpu.launches) == {"erode_tiles", "subtract_tiles"}
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -50,7 +50,7 @@ def test_several_tiles(gpu, rng, shared_bytes, dtype):
     image = make_image(rng, (1, 67, 131), dtype)
     for shape in (1, 3, 10, (1, 40), (40, 1), (6, 9)):
         np.testing.assert_array_equal(removed(image, shape), on_cpu(image, shape), str(shape))
-    assert set(gpu.launches) == {"erode_tiles", "subtract_tiles"}
+    assert gpu is None or set(gpu.launches) == {"erode_tiles", "subtract_tiles"}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -59,7 +59,7 @@ def test_footprints_too_large_for_a_tile(gpu, rng, shared_bytes, dtype):
     image = make_image(rng, (2, 21, 45), dtype)
     for shape in (1, 3, 5, 10, 19, (1, 40), 58):  # chains that end in each of the buffers
         np.testing.assert_array_equal(removed(image, shape), on_cpu(image, shape), str(shape))
-    assert set(gpu.launches) == {"surround_planes", "narrow_planes", "subtract_planes"}
+    assert gpu is None or set(gpu.launches) == {"surround_planes", "narrow_planes", "subtract_planes"}
 
 
 @pytest.mark.parametrize("shared", [NO_SHARED, LITTLE_SHARED])
@@ -115,9 +115,9 @@ def test_in_place(gpu, rng, shared_bytes, shared):
     np.testing.assert_array_equal(on_device.get(), on_cpu(image, 7))
 
 
-def test_empty_image(gpu):
+def test_empty_image(stand_in):
     assert removed(np.empty((2, 0, 5), np.uint16), 3).shape == (2, 0, 5)
-    assert not gpu.launches
+    assert not stand_in.launches
 
 
 def test_chain_stays_in_its_buffers():

@@ -43,14 +43,14 @@ def run(body, *, block=64, grid=1, arguments=(), shared=0):
     return out.get()
 
 
-def test_threads_meet_at_barriers(gpu):
+def test_threads_meet_at_barriers(stand_in):
     body = "DYNAMIC_SHARED(bytes); int* s = (int*)bytes; int t = threadIdx.x; s[t] = t; {} out[t] = s[63 - t];"
     np.testing.assert_array_equal(run(body.format("__syncthreads();"), shared=256), np.arange(63, -1, -1))
     without = run(body.format(""), shared=256)
     assert (without != np.arange(63, -1, -1)).any()  # a barrier that is missing shows
 
 
-def test_votes_and_shuffles_of_a_warp(gpu):
+def test_votes_and_shuffles_of_a_warp(stand_in):
     votes = run("out[threadIdx.x] = __popc(__ballot_sync(~0u, threadIdx.x % 3 == 0));")
     assert votes.tolist() == [11] * 32 + [11] * 32
     sums = run(
@@ -59,19 +59,19 @@ def test_votes_and_shuffles_of_a_warp(gpu):
     assert (sums[0], sums[32]) == (sum(range(32)), sum(range(32, 64)))
 
 
-def test_threads_that_do_not_meet_are_noticed(gpu):
+def test_threads_that_do_not_meet_are_noticed(stand_in):
     with pytest.raises(AssertionError, match="wait for each other in different places"):
         run("if (threadIdx.x % 2) __syncthreads(); else __syncwarp();")
 
 
-def test_writing_where_one_must_not_is_noticed(gpu):
+def test_writing_where_one_must_not_is_noticed(stand_in):
     with pytest.raises(AssertionError, match="wrote outside an array"):
         run("out[blockDim.x + threadIdx.x] = 1;")
     with pytest.raises(AssertionError, match="behind the end of its shared memory"):
         run("DYNAMIC_SHARED(bytes); bytes[threadIdx.x] = 1; out[0] = 0;", shared=63)
 
 
-def test_arguments_of_another_size_are_refused(gpu):
+def test_arguments_of_another_size_are_refused(stand_in):
     cupy = sys.modules["cupy"]
     kernel = cupy.RawModule(code='extern "C" __global__ void k(int n) {}').get_function("k")
     kernel((1,), (1,), (np.int32(3),))
@@ -79,7 +79,7 @@ def test_arguments_of_another_size_are_refused(gpu):
         kernel((1,), (1,), (3,))  # which is a long long for CuPy
 
 
-def test_arrays_are_not_taken_for_arrays_of_the_host(gpu):
+def test_arrays_are_not_taken_for_arrays_of_the_host(stand_in):
     array = sys.modules["cupy"].zeros(3, np.float32)
     with pytest.raises(TypeError, match=r"\.get\(\)"):
         np.asarray(array)
