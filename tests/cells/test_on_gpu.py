@@ -8,10 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cytolith.cells import costs, gpus, on_gpu
+from cytolith.cells.background_jump import backgrounds
 from cytolith.cells.build import build_config
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.gpus import gpu_bytes_per_voxel
-from cytolith.cells.pipeline import detect_cells, execute, prepare
+from cytolith.cells.images import dense_halo, look_on_cpu
+from cytolith.cells.pipeline import detect_cells, execute, prepare, with_thresholds
+from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError, MemoryBudgetError
 from cytolith.io.volume import open_volume
 from cytolith.testing.phantoms import cells_phantom
@@ -86,6 +89,49 @@ def test_no_volume_chain_or_cut_gives_another_byte(gpu, data, room, workers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "ROOM_VOXELS", room)
         same(detect_cells(volume, block=core, memory=2**40, workers=workers, device="gpu", **chain), whole)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_maxima_that_just_reach_the_threshold(gpu, phantom, dtype):
+    """Their values come down too where no mask is grown, and plateaus of them are joined."""
+    volume = (phantom // 100).astype(dtype)
+    volume[3, 5, 7:10] = 21
+    chain = dict.fromkeys(["background_correction", "smoothing", "background_jump", "shape_detection"])
+    chain |= {"maxima_detection": {"threshold": 21}, "intensity_detection": None}
+    found = detect_cells(volume, device="gpu", block=(9, 40, 50), **chain)
+    same(found, detect_cells(volume, **chain))
+    assert (3, 5, 8) in zip(found["z"], found["y"], found["x"], strict=True)
+
+    chain["background_correction"] = {"shape": 9}
+    chain["maxima_detection"] = {"threshold": 5}
+    prepared = prepare(open_volume(volume), build_config(("", chain)), device="gpu")
+    block, workspace = prepared.plan.blocks[0], Workspace()
+    workspace.array("mask of background_correction", volume.shape, dtype)[:] = 77  # what a block before has left
+    images, looked = on_gpu.OnGpu(prepared.gpus)(volume, block, prepared.setting, workspace)
+    expected = look_on_cpu(volume, block, prepared.setting, Workspace())[0]["dog_filter"]
+    at = np.flatnonzero(expected >= 5)
+    np.testing.assert_array_equal(images["dog_filter"].ravel()[at], expected.ravel()[at])
+    assert np.isin(looked.maxima, at).all()
+    assert (expected.ravel()[looked.maxima] == 5).any()
+
+
+def test_backgrounds_are_looked_at_where_they_are_known(gpu):
+    """In the rim of what a block reads the opening lacks its neighbours: a background there is no jump."""
+    rng = np.random.default_rng(1)
+    volume = rng.normal(np.linspace(100, 4000, 90), 20, (12, 80, 90)).astype(np.uint16)
+    volume[6, 20:60:4, 30:60:3] += 3000
+    prepared = prepare(open_volume(volume, voxel_size=SIZE), build_config(("", {})), device="gpu", block=(12, 20, 30))
+    prepared, _ = with_thresholds(prepared)
+    setting, block = prepared.setting, prepared.plan.blocks[4]
+    image = np.ascontiguousarray(volume[block.read])
+    images, _ = look_on_cpu(image, block, setting, Workspace())
+    _, found = on_gpu.OnGpu(prepared.gpus)(image, block, setting, Workspace())
+    at = np.stack(np.unravel_index(found.maxima, image.shape), 1) + [side.start for side in block.read]
+    known = block.trimmed(setting.shape, dense_halo(setting.config)).read
+    expected = backgrounds(images, block, known, at, setting.config)
+    everywhere = backgrounds(images, block, block.read, at, setting.config)
+    np.testing.assert_array_equal(found.near, expected)
+    assert (expected[1] != everywhere[1]).any()
 
 
 def test_flat_field_and_mask(gpu, phantom, tmp_path, rng):
