@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check bench picture constraints clean
+.PHONY: demo test lint check bench docs picture constraints clean
 
 demo: .venv/installed  ## install, write sample volumes, find the cells and score them against the truth, map the fracture
 	$(BIN)/cytolith sample cells demo/sample --overwrite
@@ -29,8 +29,10 @@ bench: .venv/installed-test  ## speed beside other libraries, as ratios in one r
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.scale
 
-picture: .venv/installed-test  ## draw the picture of the README anew
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+docs: .venv/installed-test  ## build the site in docs/_build/html, strictly and without the network
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs docs/_build/html
+
+picture: .venv/installed-test  ## draw the pictures of the README and the pages anew
 	$(BIN)/python docs/make_picture.py
 
 constraints:  ## pin the newest versions of everything

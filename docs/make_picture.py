@@ -1,9 +1,15 @@
-"""Draw the pictures of the README from the samples: cells found in a slab of planes, and the maps of a fracture.
+"""Draw the pictures of the README and the pages: what runs on the samples found, and how the package is built.
 
 python docs/make_picture.py
 """
 
+import ast
+import contextlib
+import io
+import shlex
+import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,9 +18,13 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
+from matplotlib.patches import Ellipse, FancyBboxPatch, Rectangle
+from PIL import Image
 
+import cytolith
 from cytolith.cells.build import build_config
 from cytolith.cells.pipeline import execute, prepare
+from cytolith.cli import app
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.pipeline import run_fracture
 from cytolith.io.volume import open_volume
@@ -23,16 +33,34 @@ from cytolith.testing.phantoms import cells_phantom
 
 VOXEL = (6.0, 1.62, 1.62)
 SLAB = slice(12, 20)
-
+LAYERS = (
+    ("cli",),
+    ("report", "compat", "preview", "train"),
+    ("tune", "atlas", "convert"),
+    ("cells", "fracture", "score"),
+    ("engine", "testing"),
+    ("io", "kernels"),
+)
+"""Layers of the package from top to bottom; those in one row do not import each other."""
 
 IMAGES = Path(__file__).parent / "images"
 
 
 def main() -> None:
-    """Write docs/images/cells.png and docs/images/fracture.png."""
+    """Write all pictures into docs/images."""
     IMAGES.mkdir(exist_ok=True)
     cells()
     fracture()
+    tutorial_cells()
+    tutorial_fracture()
+    layers()
+    blocks()
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    """Write a figure without the name of the program, so that the same picture has the same bytes."""
+    figure.savefig(IMAGES / name, metadata={"Software": None}, bbox_inches="tight")
+    plt.close(figure)
 
 
 def fracture() -> None:
@@ -72,7 +100,100 @@ def cells() -> None:
     axes[1].plot(table["x_um"][shown] + VOXEL[2] / 2, table["y_um"][shown] + VOXEL[1] / 2, ".", color="white", ms=2.5)
     axes[0].set_title(f"{SLAB.stop - SLAB.start} planes of the sample, largest value", fontsize=9)
     axes[1].set_title(f"{shown.sum()} cells found: centres and outlines", fontsize=9)
-    figure.savefig(IMAGES / "cells.png", metadata={"Software": None}, bbox_inches="tight")
+    save(figure, "cells.png")
+
+
+def run(command: str, folder: Path) -> None:
+    """Run a command of a tutorial in a folder."""
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        app(shlex.split(command))
+
+
+def tutorial_cells() -> None:
+    """Draw the score of the tutorial on cells, as its commands do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            "sample cells sample",
+            "cells sample/planes -o cells --voxel-size 6,1.62,1.62 --no-report -q",
+            'score cells sample/truth.csv --tolerance "8 um" -o score',
+        ):
+            run(command, Path(folder))
+        with Image.open(f"{folder}/score/score.png") as image:  # as small as a page needs it
+            small = image.convert("RGB").resize((880, 880), Image.Resampling.LANCZOS).quantize(64)
+        small.save(IMAGES / "tutorial-score.png", optimize=True)
+
+
+def tutorial_fracture() -> None:
+    """Draw the maps of the tutorial on a fracture, as its commands do."""
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            "sample fracture rock",
+            "fracture rock/fracture.tif -o maps -n 1 --voxel-size 25,25,25 --no-report -q",
+        ):
+            run(command, Path(folder))
+        for kind in ("aperture", "offset"):
+            shutil.copyfile(f"{folder}/maps/fracture-{kind}-map.png", IMAGES / f"tutorial-{kind}.png")
+
+
+def layers() -> None:
+    """Draw the layers of the package, and between them as many lines as modules import each other."""
+    package = Path(cytolith.__file__).parent
+    imports: Counter[tuple[str, str]] = Counter()
+    for path in package.rglob("*.py"):
+        here = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cytolith."):
+                imports[here, node.module.split(".")[1]] += 1
+    places = {
+        name: (10 * (i + 0.5) / len(row), len(LAYERS) - 1 - y)
+        for y, row in enumerate(LAYERS)
+        for i, name in enumerate(row)
+    }  # below lie axes, errors and quantities, which all import
+    figure, axes = plt.subplots(figsize=(7, 5.5), dpi=120)
+    for (upper, lower), count in imports.items():
+        if upper != lower and upper in places and lower in places:
+            (x0, y0), (x1, y1) = places[upper], places[lower]
+            if y1 >= y0:
+                raise ValueError(f"{upper} imports {lower}, which LAYERS does not have below it")
+            axes.plot((x0, x1), (y0 - 0.22, y1 + 0.22), color="0.65", lw=0.4 * count**0.5, zorder=0)
+    for name, (x, y) in places.items():
+        axes.add_patch(FancyBboxPatch((x - 0.7, y - 0.2), 1.4, 0.4, boxstyle="round,pad=0.04", fc="white", ec="0.2"))
+        axes.text(x, y, name, ha="center", va="center", fontsize=9)
+    axes.add_patch(FancyBboxPatch((1, -1.2), 8, 0.4, boxstyle="round,pad=0.04", fc="0.93", ec="0.2"))
+    axes.text(5, -1, "axes, errors, quantities", ha="center", va="center", fontsize=9)
+    axes.set(xlim=(0, 10), ylim=(-1.4, len(LAYERS) - 0.5))
+    axes.axis("off")
+    save(figure, "layers.png")
+
+
+def blocks() -> None:
+    """Draw cores, a halo, and cells that are settled, and one that is read again."""
+    figure, axes = plt.subplots(figsize=(8, 3.4), dpi=120)
+    for x in range(3):
+        for y in range(2):
+            axes.add_patch(Rectangle((4 * x, 2.6 * y), 4, 2.6, fc="none", ec="0.5", lw=1))
+    axes.add_patch(Rectangle((3.4, 0), 5.2, 3.2, fc="tab:blue", alpha=0.12, ec="none"))
+    axes.add_patch(Rectangle((4, 0), 4, 2.6, fc="tab:blue", alpha=0.15, ec="tab:blue", lw=2))
+    axes.add_patch(Rectangle((6.4, 0.7), 4.4, 1.5, fc="none", ec="tab:red", lw=1.5, ls="--"))
+    for x, y, width, colour in (
+        (5.2, 1.9, 0.5, "tab:green"),
+        (4.1, 0.7, 0.6, "tab:green"),
+        (8.4, 1.45, 3.2, "tab:red"),
+        (2.0, 4.0, 0.5, "0.6"),
+        (11.6, 0.5, 0.5, "0.6"),
+        (6.0, 4.4, 0.6, "0.6"),
+    ):
+        axes.add_patch(Ellipse((x, y), width, 0.45, fc=colour, ec="none"))
+    axes.plot(7.4, 1.45, "k.", ms=5)
+    axes.text(4.15, 2.3, "core", color="tab:blue", fontsize=9)
+    axes.text(4.15, 2.8, "halo: read too", color="tab:blue", fontsize=9)
+    axes.text(4.6, 1.15, "settled", color="tab:green", fontsize=9)
+    axes.text(8.75, 2.3, "read again: the cell runs on", color="tab:red", fontsize=9)
+    axes.text(6.5, 0.8, "key", fontsize=8)
+    axes.annotate("", (7.35, 1.4), (6.85, 0.95), arrowprops={"arrowstyle": "->", "lw": 0.8})
+    axes.set(xlim=(-0.1, 12.6), ylim=(-0.1, 5.3), aspect="equal")
+    axes.axis("off")
+    save(figure, "blocks.png")
 
 
 if __name__ == "__main__":

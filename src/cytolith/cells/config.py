@@ -38,7 +38,7 @@ FEATURES = (
     "mean_around",
     "sd_around",
 )
-"""Measures of a cell and its surroundings; docs/features.md says what each is."""
+"""Measures of a cell and its surroundings; docs/detection.md says what each is."""
 _OFF = {"none", "off", "false", "no"}
 SWITCH_ON = {"on", "true", "yes", "default"}
 """Words that switch a step on with its defaults."""

@@ -61,7 +61,7 @@ def export_table(
     output : path
         File, or for neuroglancer folder.
     format : str, optional
-        ``"clearmap"`` (structured .npy), ``"cellfinder"`` (XML; ImageJ's Cell Counter opens it too), ``"napari"`` (csv
+        ``"clearmap"`` (structured .npy), ``"cellfinder"`` (XML, also of ImageJ's Cell Counter), ``"napari"`` (csv
         of a layer of points), ``"neuroglancer"`` (folder of precomputed annotations), ``"csv"`` or ``"parquet"``.
         Default: by the ending of `output`; .csv is the plain table, a name without ending a folder for neuroglancer.
     voxel_size : tuple of float, optional

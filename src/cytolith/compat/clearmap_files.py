@@ -1,0 +1,209 @@
+"""What ClearMap's functions take and give: arrays and files in the order (x, y, z), tables as structured arrays.
+
+A ClearMap array (x, y, z) in Fortran order has the same bytes as one (z, y, x) in C order: it is turned, not copied.
+TIFF files hold planes, and so does everything else that is no ``.npy``: they are (z, y, x) on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytolith.axes import Region, full_region
+from cytolith.compat.clearmap_parameters import Illumination
+from cytolith.errors import ConfigError, OutputError, VolumeError
+from cytolith.io.files import written_aside
+from cytolith.io.flat_fields import read_flat_field
+from cytolith.io.volume import Storage, Volume, one_line, open_volume
+from cytolith.kernels.illumination import FlatField, flat_field
+
+DTYPES = ("bool", "uint8", "uint16", "int16", "float32", "float64")
+_MAPPED_BYTES = 8 * 2**20
+"""Memory-mapped bytes that a read holds at a time."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input of ClearMap's functions."""
+
+    volume: Volume
+    """In the order (z, y, x)."""
+    slowest: Literal[0, 2]
+    """Axis of (x, y, z) along which neighbours lie farthest apart in memory."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Extent (x, y, z)."""
+        z, y, x = self.volume.shape
+        return x, y, z
+
+    def read(self) -> NDArray[Any]:
+        """All voxels, (z, y, x); uint8, uint16, int16 or float32."""
+        return self.volume.read(full_region(self.volume.shape))
+
+
+def open_source(source: Any) -> Source:
+    """The input that a ClearMap script gives.
+
+    Parameters
+    ----------
+    source
+        Array (x, y, z), or anything with shape, dtype and slicing; path of a ``.npy`` file of such an array; any other
+        path, pattern or list of paths that `cytolith.open_volume` reads, or a volume that it opened, (z, y, x) on disk.
+
+    Raises
+    ------
+    VolumeError
+        The input cannot be read, or has voxels of a kind that is not computed on.
+    """
+    found: Source
+    if isinstance(source, (str, PathLike)) and Path(source).suffix == ".npy":
+        volume = _XyzFile(Path(source))
+        found = Source(volume, 2 if volume.is_fortran else 0)
+    elif isinstance(source, np.ndarray):
+        found = Source(open_volume(source.T), 2 if source.flags.f_contiguous else 0)
+    elif isinstance(source, (str, PathLike, list, tuple, Volume)):
+        found = Source(open_volume(source), 2)
+    elif all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
+        found = Source(open_volume(_Turned(source)), 0)
+    else:
+        raise VolumeError(
+            f"cannot read a volume from {type(source).__name__}: give an array (x, y, z), a .npy or a .tif path"
+        )
+    if found.volume.stored_dtype.name not in DTYPES:
+        raise VolumeError(
+            f"{found.volume.name} holds {found.volume.stored_dtype} voxels: convert to one of {', '.join(DTYPES)}"
+        )
+    return found
+
+
+class _Turned:
+    """An array-like (x, y, z) seen as (z, y, x)."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.dtype = tuple(array.shape)[::-1], np.dtype(array.dtype)
+
+    def __getitem__(self, region: Region) -> NDArray[Any]:
+        return np.asarray(self._array[region[::-1]]).T
+
+
+class _XyzFile(Volume):
+    """A ``.npy`` file that holds (x, y, z), as a volume (z, y, x)."""
+
+    def __init__(self, path: Path) -> None:
+        stored = open_volume(path)  # says what is wrong with the file
+        self._path = path.expanduser()
+        shape = stored.shape[::-1]
+        super().__init__(str(path), shape, stored.stored_dtype, Storage("npy", chunks=None))
+        array = self._mapped()
+        self.is_fortran = bool(array.flags.c_contiguous)  # turned
+        self._kept = array.shape, array.dtype
+
+    def _mapped(self) -> NDArray[Any]:
+        try:
+            return np.asarray(np.lib.format.open_memmap(self._path, mode="r")).T
+        except (OSError, ValueError) as error:
+            raise VolumeError(f"{self._path} cannot be read: {one_line(error)}") from error
+
+    def _read_into(self, region: Region, out: NDArray[Any]) -> None:
+        # Pages of a map count as memory of the process until it is unmapped: each piece is mapped anew, along the axis
+        # whose layers lie together in the file.
+        axis = 0 if self.is_fortran else 2
+        target, begin = np.moveaxis(out, axis, 0), region[axis].start
+        step = max(1, _MAPPED_BYTES * len(target) // out.nbytes)
+        others = tuple(side for n, side in enumerate(region) if n != axis)
+        for first in range(0, len(target), step):
+            stored = self._mapped()
+            if (stored.shape, stored.dtype) != self._kept:
+                raise VolumeError(f"{self.name} has changed since it was opened; open it again")
+            last = min(first + step, len(target))
+            layers = np.moveaxis(stored, axis, 0)[(slice(begin + first, begin + last), *others)]
+            np.copyto(target[first:last], layers, casting="unsafe")
+
+
+def read_correction(step: Illumination | None, plane: tuple[int, int]) -> FlatField | None:
+    """Correction of planes of this extent (y, x); None: there is no flat field.
+
+    A line of values varies along y, or along x where only that axis has its length.
+
+    Raises
+    ------
+    ConfigError
+        The flat field or the background cannot be read, or does not fit the planes.
+    """
+    if step is None:
+        return None
+    field, background = _plane(step.flatfield, "flatfield"), step.background
+    axis: Literal["y"] | None = "y" if np.ndim(field) == 1 and np.size(field) == plane[0] else None
+    try:
+        return flat_field(
+            field,
+            plane,
+            background=None if background is None else _plane(background, "background"),
+            scaling=step.scaling,
+            axis=axis,
+        )
+    except ValueError as error:
+        raise ConfigError(f"illumination_correction: {error}") from None
+
+
+def _plane(given: Any, name: str) -> NDArray[np.float64] | float:
+    """Plane (y, x), line or number from an array (x, y) or a file: TIFF planes are (y, x) on disk."""
+    values = read_flat_field(given, f"illumination_correction: {name}")
+    is_tiff = isinstance(given, (str, PathLike)) and Path(given).suffix.lower() in (".tif", ".tiff")
+    return values.T if isinstance(values, np.ndarray) and values.ndim == 2 and not is_tiff else values
+
+
+def read_table(source: Any) -> NDArray[Any]:
+    """Structured array of cells from an array or a ``.npy`` file."""
+    table = source
+    if isinstance(source, (str, PathLike)):
+        try:
+            table = np.load(Path(source).expanduser(), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise VolumeError(f"{source}: cannot be read as a table of cells: {one_line(error)}") from error
+    table = np.asarray(table)
+    if table.dtype.names is None or table.ndim != 1:
+        raise VolumeError(
+            f"{source if isinstance(source, (str, PathLike)) else 'source'}: an array of {table.dtype} with the shape "
+            f"{table.shape} is no table of cells; a structured array with named columns is needed"
+        )
+    return table
+
+
+def check_table_sink(sink: Any) -> None:
+    """Refuse what no table can be written to, before any work; raises OutputError."""
+    if sink is None or isinstance(sink, np.ndarray):
+        return
+    if not isinstance(sink, (str, PathLike)):
+        raise OutputError(f"sink: a {type(sink).__name__} given; None, a path that ends in .npy, or an array is needed")
+    if Path(sink).suffix != ".npy":
+        raise OutputError(f"{sink}: a table of cells is written as .npy; give the path this ending")
+
+
+def write_table(sink: Any, table: NDArray[Any]) -> Any:
+    """Give a table to a sink, and return the sink; None: return the table.
+
+    A ``.npy`` file that is there is replaced, an array of the same length has its columns filled.
+    """
+    if sink is None:
+        return table
+    if isinstance(sink, np.ndarray):
+        if sink.shape != table.shape or sink.dtype.names != table.dtype.names:
+            raise OutputError(
+                f"sink: an array of shape {sink.shape} with columns {sink.dtype.names} given; the result has "
+                f"{table.shape} and {table.dtype.names}; give None to get it as a new array"
+            )
+        sink[:] = table
+        return sink
+    path = Path(sink).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, table)
+    return sink

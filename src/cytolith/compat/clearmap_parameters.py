@@ -1,0 +1,310 @@
+"""ClearMap's nested dicts of parameters, read into checked values in the order (z, y, x); they stay as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cytolith.axes import Shape
+from cytolith.cells.config import nearest
+from cytolith.errors import ConfigError
+from cytolith.kernels.measure import METHODS
+
+Triple = tuple[float, float, float]
+
+IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization", "dog_filter")
+"""Steps that make an image from an image, in the order they run."""
+MEASURES = ("source", *IMAGE_STEPS)
+"""Images that intensities can be measured on."""
+_FIELDS = {
+    "illumination_correction": ("flatfield", "background", "scaling", "save"),
+    "background_correction": ("shape", "form", "save"),
+    "equalization": ("percentile", "max_value", "selem", "spacing", "interpolate", "mask", "save"),
+    "dog_filter": ("shape", "sigma", "sigma2", "save"),
+    "maxima_detection": ("h_max", "shape", "threshold", "valid", "save"),
+    "shape_detection": ("threshold", "save"),
+    "intensity_detection": ("method", "shape", "measure", "save"),
+}
+
+
+@dataclass(frozen=True)
+class Illumination:
+    """Flat-field correction; arrays and files as given, (x, y)."""
+
+    flatfield: Any
+    background: Any
+    scaling: float | Literal["mean", "max"] | None
+
+
+@dataclass(frozen=True)
+class Background:
+    """Footprint of the opening of each plane."""
+
+    shape: tuple[int, int]
+    """(y, x)."""
+    form: str
+
+
+@dataclass(frozen=True)
+class Equalization:
+    """Local percentiles."""
+
+    percentile: tuple[float, float]
+    max_value: float
+    selem: Shape
+    spacing: Shape
+    interpolate: Literal[0, 1]
+    mask: Any
+    """As given, (x, y, z); None: all voxels count."""
+
+
+@dataclass(frozen=True)
+class Dog:
+    """Difference of Gaussians."""
+
+    shape: Shape
+    sigma: Triple | None
+    sigma2: Triple | None
+
+
+@dataclass(frozen=True)
+class MaximaDetection:
+    """Maxima of the image after the last step."""
+
+    h_max: float | None
+    shape: Shape
+    threshold: float | None
+    valid: bool
+
+
+@dataclass(frozen=True)
+class ShapeDetection:
+    """Shapes grown over voxels above a threshold."""
+
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """What is measured of each cell."""
+
+    method: str
+    shape: Triple
+    """Diameter of the ball that is measured where there are no shapes."""
+    measure: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All steps; None: skipped."""
+
+    illumination: Illumination | None
+    background: Background | None
+    equalization: Equalization | None
+    dog: Dog | None
+    maxima: MaximaDetection | None
+    shapes: ShapeDetection | None
+    intensity: Intensity | None
+    saves: dict[str, Path]
+    """Where results of steps are written, by the name of the step."""
+    verbose: bool
+
+    @property
+    def columns(self) -> list[tuple[str, type[np.generic]]]:
+        """Columns of the table of cells."""
+        names: list[tuple[str, type[np.generic]]] = [(axis, np.int64) for axis in "xyz"]
+        names += [("size", np.int64)] if self.shapes is not None else []
+        return names + [(name, np.float64) for name in (self.intensity.measure if self.intensity is not None else ())]
+
+
+def read_parameters(given: Mapping[str, Any]) -> Parameters:
+    """Parameters from a dict like ClearMap's `cell_detection_parameter`.
+
+    A step that is missing, None or empty is skipped.
+
+    Raises
+    ------
+    ConfigError
+        A name that is unknown (with the nearest right one) or a value that cannot be used.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"cell_detection_parameter: {type(given).__name__} given; a dict of steps is needed")
+    known = (*_FIELDS, "verbose")
+    steps: dict[str, Mapping[str, Any]] = {}
+    for step, fields in given.items():
+        if step not in known:
+            raise ConfigError(f"cell_detection_parameter: unknown step {step!r}; {nearest(str(step), known)}")
+        if step == "verbose" or fields is None or fields is False:
+            continue
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"{step}: {fields!r} given; a dict of parameters, or None to skip the step, is needed")
+        for name in fields:
+            if name not in _FIELDS[step]:
+                raise ConfigError(f"{step}: unknown parameter {name!r}; {nearest(str(name), _FIELDS[step])}")
+        if fields:
+            steps[step] = fields
+    saves = {step: _save(step, fields["save"]) for step, fields in steps.items() if fields.get("save")}
+    return Parameters(
+        _read(steps, "illumination_correction", _illumination),
+        _read(steps, "background_correction", _background),
+        _read(steps, "equalization", lambda fields: read_equalization(**_without_save(fields))),
+        _read(steps, "dog_filter", lambda fields: read_dog(**{"shape": None, **_without_save(fields)})),
+        _read(steps, "maxima_detection", lambda fields: read_maxima(**_without_save(fields))),
+        _read(steps, "shape_detection", lambda fields: ShapeDetection(number("threshold", fields.get("threshold")))),
+        _read(steps, "intensity_detection", _intensity),
+        saves,
+        bool(given.get("verbose")),
+    )
+
+
+def _read(steps: Mapping[str, Mapping[str, Any]], step: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """What `read` makes of the parameters of a step, whose name stands before its complaints; None: skipped."""
+    if step not in steps:
+        return None
+    try:
+        return read(steps[step])
+    except ConfigError as error:
+        raise ConfigError(f"{step}: {error}") from None
+
+
+def _without_save(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "save"}
+
+
+def _save(step: str, given: Any) -> Path:
+    if step == "intensity_detection":
+        raise ConfigError("intensity_detection: there is no image to save; leave 'save' out, columns hold the result")
+    if not isinstance(given, (str, Path)) or Path(given).suffix != ".npy":
+        raise ConfigError(f"{step}: save is {given!r}; a path that ends in .npy, or None, is needed")
+    return Path(given).expanduser()
+
+
+def _illumination(fields: Mapping[str, Any]) -> Illumination | None:
+    flatfield, scaling = fields.get("flatfield"), fields.get("scaling", "mean")
+    if flatfield is None:
+        return None
+    if flatfield is True:
+        raise ConfigError(
+            "flatfield is True, a measured one that ClearMap ships; give the flat field of your microscope"
+        )
+    scaling = "mean" if scaling is True else scaling
+    if not (isinstance(scaling, str) and scaling in ("mean", "max")):
+        scaling = number("scaling", scaling)
+        if scaling is not None and scaling <= 0:
+            raise ConfigError(f"scaling is {scaling!r}; a number above 0, 'mean', 'max' or None is needed")
+    return Illumination(flatfield, fields.get("background"), scaling)
+
+
+def _background(fields: Mapping[str, Any]) -> Background:
+    if "shape" not in fields:
+        raise ConfigError("shape is missing; give the extent (x, y) of the structure element in voxels")
+    return read_background(fields["shape"], fields.get("form", "Disk"))
+
+
+def read_background(shape: Any, form: Any) -> Background:
+    """Footprint of the opening from ClearMap's arguments."""
+    values = np.atleast_1d(np.asarray(shape))
+    if values.ndim != 1 or values.size not in (1, 2, 3) or values.dtype.kind not in "iu" or (values < 1).any():
+        raise ConfigError(f"shape is {shape!r}; one or two whole numbers from 1, (x, y), are needed")
+    if not isinstance(form, str) or form.lower() not in ("disk", "cube"):
+        raise ConfigError(f"form is {form!r}; 'Disk' or 'Cube' is needed")
+    x, y = (int(values[n % values.size]) for n in (0, 1))
+    return Background((y, x), form.lower())
+
+
+def read_equalization(
+    percentile: Any = (0.5, 0.95),
+    max_value: Any = 1.5,
+    selem: Any = (200, 200, 5),
+    spacing: Any = (50, 50, 5),
+    interpolate: Any = 1,
+    mask: Any = None,
+) -> Equalization:
+    """Local percentiles from ClearMap's arguments."""
+    values = np.asarray(percentile)
+    if values.shape != (2,) or values.dtype.kind not in "iuf" or not 0 <= values[0] <= values[1] <= 1:
+        raise ConfigError(f"percentile is {percentile!r}; two fractions 0 <= lower <= upper <= 1 are needed")
+    if not (_is_real(max_value) and max_value > 0):
+        raise ConfigError(f"max_value is {max_value!r}; a number above 0 is needed")
+    if isinstance(interpolate, bool) or interpolate not in (0, 1):
+        raise ConfigError(f"interpolate is {interpolate!r}; 1 (linear) or 0 (nearest) is needed")
+    return Equalization(
+        (float(values[0]), float(values[1])),
+        float(max_value),
+        _extents("selem", selem),
+        _extents("spacing", spacing),
+        1 if interpolate else 0,
+        mask,
+    )
+
+
+def read_dog(shape: Any, sigma: Any = None, sigma2: Any = None) -> Dog | None:
+    """Difference of Gaussians from ClearMap's arguments; None: there is none."""
+    if shape is None:
+        return None
+    return Dog(_extents("shape", shape), _sigmas("sigma", sigma), _sigmas("sigma2", sigma2))
+
+
+def read_maxima(h_max: Any = None, shape: Any = 5, threshold: Any = None, valid: Any = True) -> MaximaDetection:
+    """Maxima from ClearMap's arguments."""
+    height = number("h_max", h_max)
+    if height is not None and height <= 0:
+        raise ConfigError(f"h_max is {h_max!r}; a height above 0, or None for local maxima, is needed")
+    return MaximaDetection(height, _extents("shape", shape), number("threshold", threshold), bool(valid))
+
+
+def _intensity(fields: Mapping[str, Any]) -> Intensity:
+    method = fields.get("method", "max")
+    if not isinstance(method, str) or method.lower() not in METHODS:
+        raise ConfigError(f"method is {method!r}; {nearest(str(method), METHODS)}")
+    given = fields.get("measure", ("source", "background_correction"))
+    names = (given,) if isinstance(given, str) else tuple(() if given is None else given)
+    for name in names:
+        if name not in MEASURES:
+            raise ConfigError(f"measure: {name!r} is no image of the pipeline; {nearest(str(name), MEASURES)}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"measure: a name is given twice in {list(names)}")
+    shape = fields.get("shape", 3)
+    values = np.asarray(3 if shape is None else shape)
+    if values.shape not in ((), (3,)) or values.dtype.kind not in "iuf" or not (values > 0).all():
+        raise ConfigError(f"shape is {shape!r}; one or three (x, y, z) diameters above 0 are needed")
+    x, y, z = (float(value) for value in np.broadcast_to(values, 3))
+    return Intensity(method.lower(), (z, y, x), names)
+
+
+def number(name: str, given: Any) -> float | None:
+    """A finite number, or None."""
+    if given is not None and not _is_real(given):
+        raise ConfigError(f"{name} is {given!r}; a number or None is needed")
+    return None if given is None else float(given)
+
+
+def _is_real(given: Any) -> bool:
+    return not isinstance(given, bool) and isinstance(given, (int, float, np.number)) and math.isfinite(given)
+
+
+def _extents(name: str, given: Any) -> Shape:
+    """Voxels (z, y, x) from one number or three, (x, y, z)."""
+    values = np.asarray(given)
+    if values.shape not in ((), (3,)) or values.dtype.kind not in "iu" or (values < 1).any():
+        raise ConfigError(f"{name} is {given!r}; one or three (x, y, z) whole numbers from 1 are needed")
+    x, y, z = (int(value) for value in np.broadcast_to(values, 3))
+    return z, y, x
+
+
+def _sigmas(name: str, given: Any) -> Triple | None:
+    """Voxels (z, y, x) from one number or three, (x, y, z)."""
+    if given is None:
+        return None
+    values = np.asarray(given)
+    if isinstance(given, Sequence) and len(given) == 1:
+        values = values[0]
+    if values.shape not in ((), (3,)) or values.dtype.kind not in "iuf" or not (values > 0).all():
+        raise ConfigError(f"{name} is {given!r}; one or three (x, y, z) numbers above 0 are needed")
+    x, y, z = (float(value) for value in np.broadcast_to(values, 3))
+    return z, y, x
