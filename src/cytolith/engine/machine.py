@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from cytolith.io import windows
+
 
 def default_workers() -> int:
     """Cores that this process may use."""
@@ -16,28 +18,39 @@ def default_workers() -> int:
 
 def default_memory() -> int:
     """Half of the memory that this process may take, in bytes: the machine's, or what its container or job has."""
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        size = 8 * 2**30
-    return min([size, *_job_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) // 2
+    return min([_machine_bytes() or 8 * 2**30, *_job_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) // 2
 
 
 def peak_bytes() -> int | None:
-    """Most memory that this process has held, and the largest of its children that have ended; None where unknown."""
-    try:
+    """Most memory that this process has held, and the largest of its children that have ended; None where unknown.
+
+    Windows does not keep count of children.
+    """
+    if sys.platform == "win32":
+        return windows.peak_bytes()
+    else:  # noqa: RET505 - what a type checker of another system does not look at
         import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return unit * max(resource.getrusage(each).ru_maxrss for each in who)
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return unit * max(resource.getrusage(each).ru_maxrss for each in who)
+
+
+def _machine_bytes() -> int | None:
+    """Memory of the machine; None where the system does not say."""
+    if sys.platform == "win32":
+        return windows.memory_bytes()
+    else:  # noqa: RET505 - what a type checker of another system does not look at
+        try:
+            return max(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0)
+        except (ValueError, OSError):
+            return None
 
 
 def _job_limits(groups: Path, root: Path) -> Iterator[int]:
     """Limits of the control groups around this process: containers and batch systems allow less than there is."""
     try:
-        lines = groups.read_text().splitlines()
+        lines = groups.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return
     for line in lines:
@@ -49,6 +62,6 @@ def _job_limits(groups: Path, root: Path) -> Iterator[int]:
         folder = top / place.strip("/")
         for each in (folder, *folder.parents):
             with suppress(OSError, ValueError):  # "max" is no number
-                yield int((each / name).read_text())
+                yield int((each / name).read_text(encoding="ascii"))
             if each == top:
                 break

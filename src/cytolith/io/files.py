@@ -1,15 +1,26 @@
-"""Files that are whole or absent: written aside, flushed, renamed."""
+"""Files as every system has them: whole or absent (written aside, flushed, renamed), read and written at places."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from cytolith.errors import OutputError
+
+T = TypeVar("T")
+
+BINARY: int = getattr(os, "O_BINARY", 0)
+"""Flag of `os.open` without which Windows takes a file for text and writes other bytes than it is given."""
+_AT_ONCE = 1 << 30  # Linux moves less than 2 GiB in a call, macOS refuses a call that would move more
+_PAUSES: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
+_DENIED, _IN_USE = 5, 32  # errors of Windows
 
 
 @contextmanager
@@ -34,7 +45,7 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
     try:
         yield aside
         flush(aside)
-        aside.replace(path)
+        move(aside, path)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -43,17 +54,100 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """What the system raised on writing a file, as one line; says so when the disk is full."""
-    reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-    return OutputError(f"{path}: cannot be written: {reason}")
+    return OutputError(f"{path}: cannot be written: {reason_of(error)}")
+
+
+def reason_of(error: OSError) -> str:
+    """What the system raised, in words: whether the disk is full, whether another program has the file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    text = error.strerror or str(error)
+    number = getattr(error, "winerror", None)
+    if number == _IN_USE:
+        return "another program has it open; close it there, and run again"
+    return f"{text.rstrip('.')}; is it open in another program?" if number == _DENIED else text
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all."""
+    """Write a text file, UTF-8 with the same bytes on every system, whole or not at all.
+
+    Names of files that the locale of the process has no letters for are written as the system has them.
+    """
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file or a folder another name in one step; a file that has the name is replaced.
+
+    Raises
+    ------
+    OSError
+        The system refuses.
+    """
+    patiently(lambda: path.replace(target))
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Result of a call that renames, opens or removes a file.
+
+    Windows refuses while any program has the file open, and scanners for viruses open what was just written for a
+    moment. There the call is made again for a second and a half before its refusal is believed.
+    """
+    for pause in _PAUSES:
+        try:
+            return call()
+        except PermissionError:
+            time.sleep(pause)
+    return call()
 
 
 def flush(path: Path) -> None:
     """Bring a file that was written to the disk."""
     with path.open("rb+") as written:
         os.fsync(written.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names of the files in a folder to the disk; nothing on Windows, which opens no folders."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_at(descriptor: int, data: memoryview, place: int) -> None:
+    """Write bytes into a file that is open, from an offset on.
+
+    Where the system can, many threads may do so with one descriptor. Windows has but one position in an open file:
+    there each thread needs a descriptor, or its turn.
+    """
+    while data:
+        if hasattr(os, "pwrite"):
+            moved = os.pwrite(descriptor, data[:_AT_ONCE], place)
+        else:
+            os.lseek(descriptor, place, os.SEEK_SET)
+            moved = os.write(descriptor, data[:_AT_ONCE])
+        data, place = data[moved:], place + moved
+
+
+def read_at(descriptor: int, into: memoryview, place: int) -> int:
+    """Read bytes of a file that is open, from an offset on; how many there were, fewer than asked for at its end.
+
+    As for `write_at`, threads take turns on Windows.
+    """
+    rest = into
+    while rest:
+        if hasattr(os, "preadv"):
+            moved = os.preadv(descriptor, [rest[:_AT_ONCE]], place)
+        else:
+            os.lseek(descriptor, place, os.SEEK_SET)
+            data = os.read(descriptor, min(len(rest), _AT_ONCE))
+            moved = len(data)
+            rest[:moved] = data
+        if not moved:
+            break
+        rest, place = rest[moved:], place + moved
+    return len(into) - len(rest)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region
+from cytolith.io.files import BINARY, write_at
 from cytolith.io.sink import Sink
 
 
@@ -38,7 +39,7 @@ class FlatSink(Sink):
         return math.prod(self.shape) * self.dtype.itemsize
 
     def _write(self, region: Region, array: NDArray[Any]) -> None:
-        descriptor = os.open(self._partial, os.O_WRONLY)
+        descriptor = os.open(self._partial, os.O_WRONLY | BINARY)
         try:
             self._put_box(descriptor, region, np.ascontiguousarray(array, self._stored))
         finally:
@@ -62,25 +63,22 @@ class FlatSink(Sink):
         """Write voxels that lie end to end in the file, from one on."""
         _, height, width = self.shape
         place = self._begin + ((z * height + y) * width + x) * self.dtype.itemsize
-        rest = voxels.reshape(-1).view(np.uint8).data
-        while rest:  # one call moves 2 GiB at most
-            moved = os.pwrite(descriptor, rest, place)
-            rest, place = rest[moved:], place + moved
+        write_at(descriptor, voxels.reshape(-1).view(np.uint8).data, place)
 
     def _read(self, region: Region) -> NDArray[Any]:
         return np.array(np.memmap(self._partial, self._stored, "r", self._begin, self.shape)[region], self.dtype)
 
     def _flush(self, region: Region) -> None:  # noqa: ARG002 (the system knows whole files only)
-        descriptor = os.open(self._partial, os.O_WRONLY)
+        descriptor = os.open(self._partial, os.O_WRONLY | BINARY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def _check_rest(self) -> None:
-        """Check that there is room for what a resumed file has as holes."""
+        """Check that there is room for what a resumed file has as holes; on Windows it has none, and all its room."""
         state = self._partial.stat()
-        self._check_room(self._begin + self._bytes - getattr(state, "st_blocks", 0) * 512)
+        self._check_room(self._begin + self._bytes - 512 * getattr(state, "st_blocks", state.st_size // 512))
 
 
 class NpySink(FlatSink):

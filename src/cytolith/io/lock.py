@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -14,9 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from cytolith.errors import OutputError
-from cytolith.io.files import output_error
+from cytolith.io.files import BINARY, output_error, patiently
+from cytolith.io.windows import process_runs, process_start
 
 LOCK_NAME = ".cytolith.lock"
+_LOCKED_BYTE = 1 << 30
+"""The byte that is locked on Windows, far behind the content: what is locked there nobody else can read."""
 _ENDED = "ZX"  # states of a process that runs no more, though it is still listed
 
 
@@ -27,7 +31,7 @@ class _Holder:
     host: str
     pid: int
     start: int | None
-    """When the process started, in ticks since the machine did, which tells it from a later one of the same number."""
+    """When the process started, as the system counts, which tells it from a later one of the same number."""
     started: str
 
     @classmethod
@@ -51,13 +55,7 @@ class _Holder:
     @property
     def alive(self) -> bool:
         """Whether the process still runs, on this machine."""
-        try:
-            os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except PermissionError:  # of another user
-            pass
-        if _process_state(self.pid) in _ENDED:
+        if not _process_runs(self.pid) or _process_state(self.pid) in _ENDED:
             return False
         start = _process_start(self.pid)
         return self.start is None or start is None or self.start == start
@@ -123,12 +121,15 @@ class FolderLock:
             # Removed while it is held: whoever opened it before sees that the path is another file now, or none. And
             # never the file of another run, should a person have deleted ours.
             with suppress(OSError):
-                if self._is_at_path(descriptor):
+                if sys.platform != "win32" and self._is_at_path(descriptor):
                     self._path.unlink()
             if self._locked:
                 _unlock(descriptor)
         finally:
             os.close(descriptor)
+        if sys.platform == "win32":  # removes no file that is open: not before, and not when another run has it by now
+            with suppress(OSError):
+                self._path.unlink()
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -140,31 +141,40 @@ class FolderLock:
     def _try(self) -> int | None:
         """Descriptor of the lock file, now ours; None: it changed meanwhile, try again."""
         try:
-            descriptor, made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
+            descriptor, made = self._open(os.O_CREAT | os.O_EXCL), True
         except FileExistsError:
             try:
-                descriptor, made = os.open(self._path, os.O_RDWR), False
+                descriptor, made = self._open(), False
             except FileNotFoundError:
                 return None
+        kept = False
         try:
             self._locked = self._lock(descriptor)
-            if self._locked:
-                if not self._is_at_path(descriptor):
-                    os.close(descriptor)
-                    return None
-                self._note_stale(_Holder.parse(_content(descriptor)), made=made)
-            elif not made:
-                self._remove_stale(descriptor)
-                os.close(descriptor)
+            if self._locked and not self._is_at_path(descriptor):
                 return None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(_Holder.own())).encode(), 0)
-            os.fsync(descriptor)
+            content = _content(descriptor)
+            kept = self._locked or made
+            if self._locked:
+                self._note_stale(_Holder.parse(content), made=made)
+            if kept:
+                os.ftruncate(descriptor, 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, json.dumps(asdict(_Holder.own())).encode())
+                os.fsync(descriptor)
         except BaseException:
-            with suppress(OSError):
-                os.close(descriptor)
+            kept = False
             raise
-        return descriptor
+        finally:
+            if not kept:
+                with suppress(OSError):
+                    os.close(descriptor)
+        if kept:
+            return descriptor
+        self._remove_stale(content)
+        return None
+
+    def _open(self, how: int = 0) -> int:
+        return patiently(lambda: os.open(self._path, os.O_RDWR | BINARY | how, 0o644))
 
     def _lock(self, descriptor: int) -> bool:
         try:
@@ -179,13 +189,13 @@ class FolderLock:
         who = f" ({holder})" if holder else ""
         self.stale = f"{self.folder}: a run{who} ended without letting go of the folder; its lock was taken over"
 
-    def _remove_stale(self, descriptor: int) -> None:
+    def _remove_stale(self, content: bytes) -> None:
         """Judge by its content a lock file that the system cannot lock, and remove it when its run is dead."""
-        self._refuse_living(_content(descriptor))
+        self._refuse_living(content)
         # One at a time: another run may have found it dead as well, removed it, and made its own in its place.
         guard = self._path.with_name(f"{LOCK_NAME}.stale")
         try:
-            os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL | BINARY))
         except FileExistsError:
             raise self._refusal(None, f"; when no run is there, delete {guard}") from None
         try:
@@ -213,7 +223,8 @@ class FolderLock:
 
     def _is_at_path(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(descriptor))  # noqa: PTH116 (beside fstat)
+            # on Windows a file that is open stays where it is
+            return sys.platform == "win32" or os.path.samestat(os.stat(self._path), os.fstat(descriptor))  # noqa: PTH116
         except FileNotFoundError:
             return False
 
@@ -227,33 +238,63 @@ def _lock_file(descriptor: int) -> bool:
         Another process has locked it.
     """
     try:
-        import fcntl
+        if sys.platform == "win32":
+            import msvcrt
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except (ImportError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EACCES:  # what Windows shares say for locked
+    except OSError as error:
+        if error.errno == errno.EACCES:  # what Windows and its shares say for locked
             raise BlockingIOError from error
         return False
     return True
 
 
 def _unlock(descriptor: int) -> None:
-    import fcntl
-
     with suppress(OSError):  # closing it does the same, unless a forked process has it too
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _content(descriptor: int) -> bytes:
-    return os.pread(descriptor, 4096, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 4096)
+
+
+def _process_runs(pid: int) -> bool:
+    """Whether there is a process of this number, maybe one that has ended and is still listed."""
+    if sys.platform == "win32":
+        return process_runs(pid)
+    else:  # noqa: RET505 - what a type checker of another system does not look at
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:  # of another user
+            pass
+        return True
 
 
 def _process_start(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; None where the system does not say."""
-    fields = _process_fields(pid)
-    return int(fields[19]) if len(fields) > 19 else None
+    """When a process started: on Linux in ticks since the machine did; None where the system does not say."""
+    if sys.platform == "win32":
+        return process_start(pid)
+    else:  # noqa: RET505 - what a type checker of another system does not look at
+        fields = _process_fields(pid)
+        return int(fields[19]) if len(fields) > 19 else None
 
 
 def _process_state(pid: int) -> str:

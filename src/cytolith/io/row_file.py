@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from cytolith.errors import OutputError
+from cytolith.io.files import BINARY, read_at, reason_of, write_at
 
 
 class RowFile:
@@ -59,8 +60,10 @@ class RowFile:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self._row_bytes = shape[1] * self.dtype.itemsize
+        # Windows has one position in an open file, which threads move one after the other
+        self._turn: AbstractContextManager[Any] = nullcontext() if hasattr(os, "preadv") else threading.Lock()
         with self._named("written"):
-            self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | BINARY, 0o600)
         try:
             with self._named("written"):
                 os.ftruncate(self._descriptor, shape[0] * self._row_bytes)
@@ -82,13 +85,11 @@ class RowFile:
         """Rows `start` ... `stop` - 1 as a new array (stop - start, columns)."""
         self._check(start, stop)
         rows = np.empty((stop - start, self.shape[1]), self.dtype)
-        rest, place = rows.reshape(-1).view(np.uint8).data, start * self._row_bytes
-        while rest:  # one call moves 2 GiB at most
-            with self._named("read"):
-                moved = os.preadv(self._open(), [rest], place)
-            if moved == 0:
-                raise OutputError(f"{self.path}: was cut off while in use; leave scratch files alone during a run")
-            rest, place = rest[moved:], place + moved
+        data = rows.reshape(-1).view(np.uint8).data
+        with self._named("read"), self._turn:
+            found = read_at(self._open(), data, start * self._row_bytes)
+        if found < len(data):
+            raise OutputError(f"{self.path}: was cut off while in use; leave scratch files alone during a run")
         return rows
 
     def write(self, start: int, rows: ArrayLike) -> None:
@@ -97,11 +98,8 @@ class RowFile:
         if array.ndim != 2 or array.shape[1] != self.shape[1]:
             raise ValueError(f"{self.path}: rows of {self.shape[1]} cells are needed, shape {array.shape} given")
         self._check(start, start + len(array))
-        rest, place = array.reshape(-1).view(np.uint8).data, start * self._row_bytes
-        while rest:
-            with self._named("written"):
-                moved = os.pwrite(self._open(), rest, place)
-            rest, place = rest[moved:], place + moved
+        with self._named("written"), self._turn:
+            write_at(self._open(), array.reshape(-1).view(np.uint8).data, start * self._row_bytes)
 
     def strips(self, rows_at_once: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """All rows in order, as (first row, array) of at most `rows_at_once` rows."""
@@ -139,5 +137,4 @@ class RowFile:
         try:
             yield
         except OSError as error:
-            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
-            raise OutputError(f"{self.path}: cannot be {done}: {reason}") from error
+            raise OutputError(f"{self.path}: cannot be {done}: {reason_of(error)}") from error

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize, region_shape
 from cytolith.errors import OutputError
-from cytolith.io.files import flush, output_error
+from cytolith.io.files import flush, move, output_error, patiently
 from cytolith.io.zarr_stores import is_node
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
@@ -179,7 +179,7 @@ class Sink(ABC):
         _remove(self._partial)
         try:
             self._create(making)
-            making.rename(self._partial)
+            move(making, self._partial)
         except BaseException:
             with suppress(OSError):
                 _remove(making)
@@ -305,8 +305,8 @@ class Sink(ABC):
             replaced = self.path.with_name(f"{self.path.name}.replaced")
             if self.path.is_dir():  # a folder cannot be replaced in one step
                 _remove(replaced)
-                self.path.rename(replaced)
-            self._partial.replace(self.path)
+                move(self.path, replaced)
+            move(self._partial, self.path)
             _remove(replaced)
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -347,6 +347,6 @@ class Sink(ABC):
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        patiently(lambda: shutil.rmtree(path))
     else:
-        path.unlink(missing_ok=True)
+        patiently(lambda: path.unlink(missing_ok=True))
