@@ -1,7 +1,9 @@
 """Shared fixtures: where recorded outputs and real volumes lie when they are at hand."""
 
 import functools
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import settings
 
 from cytolith.engine.gpus import find_gpus
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the stand-in of CuPy
+sys.path.insert(0, str(Path(__file__).parent))  # for command_line and the stand-in of CuPy
 
 settings.register_profile("cytolith", deadline=None)
 settings.load_profile("cytolith")
@@ -63,3 +65,11 @@ def _stand_in() -> Any:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(20261124)
+
+
+@pytest.fixture
+def own_objects() -> Iterator[None]:
+    """Lets ``gc.collect`` look at what the test makes alone: with all that is loaded it takes a second each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from command_line import cytolith
 from ome_zarr_models.v05 import Image
 
 COMMAND = [sys.executable, "-m", "cytolith", "convert"]
@@ -17,10 +18,7 @@ VOLUME = np.random.default_rng(7).integers(0, 4000, SHAPE).astype("uint16")
 
 
 def convert_volume(*arguments, code=0):
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    return cytolith("convert", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")

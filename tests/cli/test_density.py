@@ -1,26 +1,16 @@
 """``cytolith density`` as scripts call it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tifffile
+from command_line import cytolith
 
 from cytolith.cli.density import density
 from cytolith.cli.lengths import shift, voxel_edges
 from cytolith.errors import ConfigError, OutputError
 from cytolith.io.tables import write_table
-
-
-def cytolith(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

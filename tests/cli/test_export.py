@@ -1,22 +1,12 @@
 """``cytolith export`` as scripts call it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command_line import cytolith
 
 from cytolith.io.tables import read_points, write_table
-
-
-def cytolith(*arguments, code=0, **kwargs):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, timeout=300, **kwargs
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

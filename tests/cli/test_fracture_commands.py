@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 import tifffile
@@ -21,7 +22,7 @@ COMMAND = [str(Path(sys.executable).with_name("cytolith"))]
 def call(*arguments, cwd=None, report=False):
     if arguments[0] == "fracture" and not report:  # a page each time would take most of the time
         arguments = (*arguments, "--no-report")
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd)
+    return command_line.call(*arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import json
 import math
 import os
-import subprocess
-import sys
+from functools import partial
 
+import command_line
 import h5py
 import numpy as np
 import pytest
@@ -25,17 +25,7 @@ SHAPE = (6, 40, 50)
 VOLUME = np.random.default_rng(3).integers(1, 4000, SHAPE, "uint16")
 
 
-def cytolith(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+cytolith = partial(command_line.cytolith, env=os.environ | {"COLUMNS": "200"})
 
 
 def write_planes(folder, array=VOLUME, **options):

@@ -3,12 +3,13 @@
 import base64
 import io
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import cytolith
 from PIL import Image
 
 from cytolith import detect_cells
@@ -155,14 +156,7 @@ def test_a_browser_shows_the_page(volume, tmp_path):
 
 def test_the_command(volume, tmp_path):
     out = tmp_path / "p.html"
-    command = [sys.executable, "-m", "cytolith", "preview", str(volume), "-o", str(out), "--voxel-size", "6,1.62,1.62"]
-
-    def run(*more, code=0):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
+    run = partial(cytolith, "preview", volume, "-o", out, "--voxel-size", "6,1.62,1.62")
     done = run("--region", "0:20,10:100,:", "--set", "maxima_detection.threshold=9mad", "--set", "dog-filter=none")
     assert re.search(r"\d+ cells in 0:20,10:100,0:150", done.stdout)
     assert "9 mad" in out.read_text()

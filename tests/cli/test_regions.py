@@ -1,26 +1,15 @@
 """``cytolith regions`` as scripts call it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import tifffile
+from command_line import cytolith
 
 from cytolith.cli.regions import regions
 from cytolith.errors import ConfigError, OutputError, VolumeError
 from cytolith.io.tables import write_table
-
-
-def cytolith(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +35,7 @@ def test_counts_per_region(files, tmp_path, capsys):
     out = tmp_path / "counts.csv"
     arguments = ["regions", folder / "cells.csv", folder / "annotation.tif", "--names", folder / "names.csv",
                  "--voxel-size", "50 um"]  # fmt: skip
-    done = cytolith(*arguments, "-o", out)
+    done = cytolith(*arguments, "-o", out, fresh=True)
     table = pyarrow.csv.read_csv(out).to_pydict()
     voxels = np.floor(points / 50).astype(int)
     inside = (voxels < annotation.shape).all(axis=1)

@@ -1,21 +1,10 @@
 """``cytolith report`` as scripts call it."""
 
-import subprocess
-import sys
-
 import pytest
+from command_line import cytolith
 
 pytest.importorskip("matplotlib", reason="the report needs matplotlib: pip install 'cytolith[report]'")
 pytest.importorskip("jinja2", reason="the report needs jinja2: pip install 'cytolith[report]'")
-
-
-def cytolith(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_a_report_from_the_command_line(tmp_path):
@@ -23,7 +12,7 @@ def test_a_report_from_the_command_line(tmp_path):
     run = tmp_path / "run"
     cytolith("cells", tmp_path / "sample" / "planes", "-o", run, "--voxel-size", "6,1.62,1.62", "--workers", 1)
     (run / "report.html").unlink(missing_ok=True)
-    assert str(run / "report.html") in cytolith("report", run).stdout
+    assert str(run / "report.html") in cytolith("report", run, fresh=True).stdout
     page = (run / "report.html").read_bytes()
     other = tmp_path / "other.html"
     assert cytolith("report", run, "-o", other, "--quiet").stdout == ""

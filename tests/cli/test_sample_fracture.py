@@ -1,23 +1,19 @@
 """``cytolith sample fracture`` as scripts call it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tifffile
+from command_line import cytolith
 
 
-def sample_fracture(*arguments, code=0):
-    command = [sys.executable, "-m", "cytolith", "sample", "fracture", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+def sample_fracture(*arguments, **options):
+    return cytolith("sample", "fracture", *arguments, **options)
 
 
 def test_stack_and_truth_are_written_and_named(tmp_path):
-    done = sample_fracture(tmp_path / "a", "--shape", "20,30,45", "--seed", "5")
+    done = sample_fracture(tmp_path / "a", "--shape", "20,30,45", "--seed", "5", fresh=True)
     names = ["fracture.tif", "truth-aperture-map.txt", "truth-offset-map.txt", "truth.json"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:

@@ -2,26 +2,17 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pyarrow.csv
 import pytest
 import tifffile
+from command_line import cytolith
 
 from cytolith.cli.score import score
 from cytolith.errors import ConfigError, OutputError, VolumeError
 from cytolith.io.tables import write_table
-
-
-def cytolith(*arguments, code=0, **kwargs):
-    done = subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, timeout=300, **kwargs
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from command_line import cytolith
 
 from cytolith.io.tables import read_table
 from cytolith.testing.phantoms import cells_phantom
@@ -29,13 +30,6 @@ def command(*arguments):
     return [sys.executable, "-m", "cytolith", *map(str, arguments)]
 
 
-def cytolith(*arguments, code=0):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_the_file_that_is_written_runs_as_it_is(sample, tmp_path):
     out = tmp_path / "tuned.toml"
     options = ("--voxel-size", "6,1.62,1.62", "--config", sample / "start.toml", "--trials", 6)
@@ -43,7 +37,7 @@ def test_the_file_that_is_written_runs_as_it_is(sample, tmp_path):
     scores = dict(re.findall(r"^(\w+, [\w ]+?)\s+F1 ([\d.]+)", done.stdout, re.MULTILINE))
     assert set(scores) == {"start, fitted", "tuned, fitted", "start, held out", "tuned, held out"}
     assert float(scores["tuned, held out"]) > float(scores["start, held out"])
-    cytolith("cells", "--config", out, "-o", tmp_path / "run")
+    cytolith("cells", "--config", out, "-o", tmp_path / "run", "--no-report")
     done = cytolith("score", tmp_path / "run" / "cells.parquet", sample / "truth.csv")
     assert f"F1 {scores['tuned, fitted']}" in done.stdout
     trials, _ = read_table(tmp_path / "tuned.trials.csv")
@@ -61,11 +55,14 @@ def test_an_interrupt_keeps_the_best_so_far(sample, tmp_path):
                 "6,1.62,1.62", "--config", sample / "start.toml", "--trials", 100000),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    assert process.stderr is not None
-    assert "trial" in process.stderr.readline()  # it searches, and tells so every few seconds
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stderr is not None
+        assert "trial" in process.stderr.readline()  # it searches, and tells so every few seconds
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it would go on for hours
     assert process.returncode == 130, out + err
     assert "the best so far is kept" in out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.toml", "trials.csv", "tune.json"]

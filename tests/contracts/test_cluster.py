@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from command_line import cytolith
 
 from cytolith.testing.phantoms import cells_phantom
 
@@ -55,11 +56,15 @@ def worker(file, folder):
     return started("-m", "dask", "worker", "--scheduler-file", file, *options, "--local-directory", folder)
 
 
-def command(volume, out, *more):
+def arguments(volume, out, *more):
     return [
-        sys.executable, "-m", "cytolith", "cells", str(volume), "-o", str(out), "--block", "14,70,80",
-        "--voxel-size", "6,1.62,1.62", *map(str, more),
+        "cells", str(volume), "-o", str(out), "--block", "14,70,80", "--voxel-size", "6,1.62,1.62", "--no-report",
+        *map(str, more),
     ]  # fmt: skip
+
+
+def command(*words):
+    return [sys.executable, "-m", "cytolith", *arguments(*words)]
 
 
 def tables(out):
@@ -70,13 +75,11 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(scheduler, tmp_pa
     volume = tmp_path / "v.npy"
     np.save(volume, cells_phantom((40, 200, 220), seed=9)[0])
     saved = {name: tmp_path / f"{name}.zarr" for name in ("threads", "dask")}
-    subprocess.run(
-        command(volume, tmp_path / "threads", "-q", "--shape-detection.save", saved["threads"]), check=True, timeout=120
-    )
+    cytolith(*arguments(volume, tmp_path / "threads", "-q", "--shape-detection.save", saved["threads"]))
     with worker(scheduler, tmp_path), worker(scheduler, tmp_path) as victim:
-        arguments = ["--dask-scheduler-file", scheduler, "--shape-detection.save", saved["dask"]]
+        more = ["--dask-scheduler-file", scheduler, "--shape-detection.save", saved["dask"]]
         process = subprocess.Popen(
-            command(volume, tmp_path / "dask", *arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command(volume, tmp_path / "dask", *more), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         until(lambda: len(list(tmp_path.glob("dask/blocks/*.block"))) >= 6 or process.poll() is not None)
         victim.send_signal(signal.SIGKILL)

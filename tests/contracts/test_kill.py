@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from command_line import call, cytolith
 
 from cytolith.testing.phantoms import cells_phantom
 
@@ -25,11 +26,11 @@ def volume(tmp_path_factory):
     return path
 
 
-def command(volume, folder, *more):
+def arguments(volume, folder, block="12,75,80"):
     return [
-        sys.executable, "-m", "cytolith", "cells", str(volume), "-o", str(folder / "out"), "--block", "12,75,80",
-        "--voxel-size", "6,1.62,1.62", "--smoothing.save", str(folder / "smoothing.zarr"),
-        "--shape-detection.save", str(folder / "labels.npy"), "--workers", "2", "-q", *more,
+        "cells", str(volume), "-o", str(folder / "out"), "--block", block, "--voxel-size", "6,1.62,1.62",
+        "--smoothing.save", str(folder / "smoothing.zarr"), "--shape-detection.save", str(folder / "labels.npy"),
+        "--workers", "2", "--no-report", "-q",
     ]  # fmt: skip
 
 
@@ -46,19 +47,22 @@ def results(folder):
 @pytest.fixture(scope="module")
 def undisturbed(volume, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(command(volume, folder), check=True, timeout=120)
+    cytolith(*arguments(volume, folder))
     return results(folder)
 
 
 KILLER = """
 # Children are forked from a process that has loaded everything, so that each run begins at once.
-import os, random, signal, sys, time
+import os, random, signal, sys, threading, time
 from pathlib import Path
-import cytolith.cells.pipeline
+import numpy as np
+from cytolith import detect_cells
 from cytolith.cells.build import build_config
 from cytolith.cells.run import run_cells
 
 volume, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+detect_cells(np.load(volume)[:12, :40, :44], voxel_size=(6, 1.62, 1.62), workers=1)
+assert threading.active_count() == 1
 
 def start(folder):
     child = os.fork()
@@ -66,7 +70,7 @@ def start(folder):
         return child
     try:
         saves = {"smoothing": {"save": f"{folder}/smoothing.zarr"}, "shape_detection": {"save": f"{folder}/labels.npy"}}
-        run_cells(volume, folder / "out", build_config(("", saves)), voxel_size=(6, 1.62, 1.62), block=(12, 75, 80),
+        run_cells(volume, folder / "out", build_config(("", saves)), voxel_size=(6, 1.62, 1.62), block=(12, 40, 44),
                   workers=2)
         os._exit(0)
     except BaseException as error:
@@ -100,7 +104,11 @@ print(done, finished + 1, len(gone_on))
 """
 
 
-def test_runs_survive_kills_at_random_moments(volume, undisturbed, tmp_path):
+def test_runs_survive_kills_at_random_moments(tmp_path):
+    volume, whole = tmp_path / "v.npy", tmp_path / "whole"
+    np.save(volume, cells_phantom((36, 120, 130), seed=8)[0])
+    cytolith(*arguments(volume, whole, "12,40,44"))
+    undisturbed = results(whole)
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(volume), str(tmp_path), str(KILLS)],
         capture_output=True,
@@ -120,7 +128,8 @@ def test_runs_survive_kills_at_random_moments(volume, undisturbed, tmp_path):
 
 def test_ctrl_c_and_the_same_command_again(volume, undisturbed, tmp_path):
     for sent, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        process = subprocess.Popen(command(volume, tmp_path), stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "cytolith", *arguments(volume, tmp_path)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
         begun = len(list(tmp_path.glob("out/blocks/*.block")))
         while len(list(tmp_path.glob("out/blocks/*.block"))) < begun + 6 and time.monotonic() < deadline:
@@ -131,7 +140,7 @@ def test_ctrl_c_and_the_same_command_again(volume, undisturbed, tmp_path):
         assert "the same command goes on" in text
         assert "Traceback" not in text
         assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "interrupted"
-    subprocess.run(command(volume, tmp_path), check=True, timeout=120)
+    cytolith(*arguments(volume, tmp_path))
     assert results(tmp_path) == undisturbed
 
 
@@ -148,15 +157,10 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_and_more_room_later(volume, tmp_path, small_disk):
     def run():
-        more = ["--smoothing.save", str(small_disk / "s.zarr"), "--block", "12,75,80", "--workers", "2", "-q"]
-        arguments = ["cells", str(volume), "-o", str(small_disk / "out"), *more]
-        return subprocess.run(
-            [sys.executable, "-m", "cytolith", *arguments], check=False, capture_output=True, text=True, timeout=120
-        )
+        more = ["--smoothing.save", small_disk / "s.zarr", "--block", "12,75,80", "--workers", "2", "--no-report", "-q"]
+        return call("cells", volume, "-o", small_disk / "out", *more)
 
-    subprocess.run(
-        [sys.executable, "-m", "cytolith", "cells", str(volume), "-o", str(tmp_path / "out"), "-q"], check=True
-    )
+    cytolith("cells", volume, "-o", tmp_path / "out", "--no-report", "-q")
     done = run()
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
@@ -201,7 +205,6 @@ assert "z" in retried[0] and ".tif" in retried[0], retried
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     np.save(tmp_path / "v.npy", image)
-    whole = [sys.executable, "-m", "cytolith", "cells", str(tmp_path / "v.npy"), "-o", str(tmp_path / "whole"), "-q"]
-    subprocess.run(whole, check=True)
+    cytolith("cells", tmp_path / "v.npy", "-o", tmp_path / "whole", "--no-report", "-q")
     for name in ("cells.parquet", "cells.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -132,7 +132,7 @@ class Big:
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_a_result_that_was_taken_is_held_by_nobody(in_order):
+def test_a_result_that_was_taken_is_held_by_nobody(in_order, own_objects):
     refs = []
     with Together(3) as pool:
         for _block, result in run_blocks(lambda *_: Big(), plan_of(8, 3), pool, in_order=in_order):
@@ -276,7 +276,7 @@ def test_in_order_nothing_comes_after_a_block_that_failed():
     assert len(came) <= 5
 
 
-def test_results_that_nobody_will_get_are_not_kept():
+def test_results_that_nobody_will_get_are_not_kept(own_objects):
     alive = weakref.WeakSet()
     most = 0
 

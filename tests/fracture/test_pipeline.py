@@ -381,7 +381,7 @@ def test_a_volume_that_changes_during_the_run_is_noticed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zarr_stack", [False, True])
-def test_an_interrupt_in_the_middle_of_writing(tmp_path, zarr_stack, monkeypatch):
+def test_an_interrupt_in_the_middle_of_writing(tmp_path, zarr_stack, monkeypatch, own_objects):
     monkeypatch.setattr("cytolith.fracture.plan._CHUNK_PLANES", 1)
     mask = rough_fracture((40, 60, 50))
 

@@ -97,16 +97,17 @@ def test_another_process_in_another_folder(path, tmp_path, monkeypatch, relative
     monkeypatch.chdir(path.parent)
     volume = open_volume(path.name if relative else path, voxel_size=(3, 2, 1))
     code = (
-        "import pickle, sys; volume = pickle.load(sys.stdin.buffer); box = (slice(1, 4), slice(3, 37), slice(2, 29))\n"
-        "volume.check() if sys.argv[1] == 'check' else None\n"
-        "sys.stdout.buffer.write(pickle.dumps((volume.voxel_size, volume.chunks, volume.read(box))))"
+        "import pickle, sys; text, found = sys.stdin.buffer.read(), []\n"
+        "for check in (False, True):\n"
+        "    volume = pickle.loads(text)\n"
+        "    volume.check() if check else None\n"
+        "    found.append((volume.voxel_size, volume.chunks, volume.read((slice(1, 4), slice(3, 37), slice(2, 29)))))\n"
+        "sys.stdout.buffer.write(pickle.dumps(found))"
     )
-    for check in ("check", "read"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, check], input=pickle.dumps(volume), cwd=tmp_path, capture_output=True,
-            check=True,
-        )  # fmt: skip
-        voxel_size, chunks, box = pickle.loads(done.stdout)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(volume), cwd=tmp_path, capture_output=True, check=True
+    )
+    for voxel_size, chunks, box in pickle.loads(done.stdout):
         assert (voxel_size, chunks) == ((3, 2, 1), volume.chunks)
         np.testing.assert_array_equal(box, VOLUME[REGION])
 

@@ -1,12 +1,11 @@
 """Filters: trained, scored where they were not fitted, saved without code, applied to tables."""
 
 import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
+from command_line import call
 
 from cytolith.cells.classifier import Classifier, load_classifier, save_classifier
 from cytolith.cells.pipeline import detect_cells
@@ -111,32 +110,26 @@ def test_only_the_types_of_a_filter_are_loaded(trained, tmp_path):
     assert isinstance(loaded, Classifier)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cytolith", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def test_train_and_use_on_the_command_line(tmp_path):
     image, points = sample(3)
     np.save(tmp_path / "brain.npy", image)
     np.savetxt(tmp_path / "truth.csv", points, delimiter=",", header="z,y,x", comments="")
     brain, flags = tmp_path / "brain.npy", ("--voxel-size", "6,1.62,1.62")
-    made = run("train", brain, tmp_path / "truth.csv", "-o", tmp_path / "a.skops", *flags)
+    made = call("train", brain, tmp_path / "truth.csv", "-o", tmp_path / "a.skops", *flags, fresh=True)
     assert made.returncode == 0, made.stderr
     assert "filter, held out" in made.stdout
-    refused = run("train", brain, tmp_path / "truth.csv", "-o", tmp_path / "a.skops", *flags)
+    refused = call("train", brain, tmp_path / "truth.csv", "-o", tmp_path / "a.skops", *flags)
     assert (refused.returncode, "exists" in refused.stderr) == (1, True)
     out = tmp_path / "out"
     extras = ("--labels", "--export", "cellfinder,clearmap", "--no-report", "-q")
-    done = run("cells", brain, "-o", out, *flags, "--classifier", tmp_path / "a.skops", *extras)
+    done = call("cells", brain, "-o", out, *flags, "--classifier", tmp_path / "a.skops", *extras)
     assert done.returncode == 0, done.stderr
     lines = (out / "cells.csv").read_text().splitlines()
     assert lines[0].endswith("probability,truncated")
     record = json.loads((out / "run.json").read_text())
     assert record["cells"] == len(lines) - 1 < record["candidates"]
     assert (out / "cells.xml").exists()
-    again = run("cells", "--config", out / "config.toml", "-o", tmp_path / "again", "--no-report", "-q")
+    again = call("cells", "--config", out / "config.toml", "-o", tmp_path / "again", "--no-report", "-q")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "cells.csv").read_bytes() == (out / "cells.csv").read_bytes()
     assert len(np.load(out / "cells.npy")) == len(lines) - 1
@@ -145,4 +138,4 @@ def test_train_and_use_on_the_command_line(tmp_path):
     labels = zarr.open(out / "labels.zarr", mode="r")
     assert np.unique(labels["0"][:] if isinstance(labels, zarr.Group) else labels[:]).max() == len(lines) - 1
     assert not (out / "report.html").exists()
-    assert run("cells", brain, "-o", out, *flags, "-q", "--resume").returncode != 0
+    assert call("cells", brain, "-o", out, *flags, "-q", "--resume").returncode != 0
