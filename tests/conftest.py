@@ -21,6 +21,18 @@ settings.load_profile("cytolith")
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs another system than this."""
+    import other_systems
+
+    here = Path(__file__).parent
+    for item in items:
+        name = item.nodeid.partition("::")[2]
+        reason = other_systems.reason_to_skip(f"{item.path.relative_to(here).as_posix()}::{name}")
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of recorded outputs and real volumes beside the checkout; tests that need it are skipped without

@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("g++")
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 _GUARD = 256
 _RUBBISH = 0xA5
 _DEFAULT_SHARED = 48 << 10

@@ -30,7 +30,7 @@ def python(*arguments, folder, windows=True, **variables):
 
 def ended(process, code=0):
     """What a process printed, on both streams."""
-    out, problems = process.communicate(timeout=120)
+    out, problems = process.communicate(timeout=400)
     assert process.returncode == code, out + problems
     assert "Traceback" not in problems, problems
     return out + problems

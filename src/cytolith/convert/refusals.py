@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cytolith.errors import ConfigError, OutputError
+from cytolith.io.files import same_place
 from cytolith.io.stamps import Stamps
 
 
@@ -45,7 +46,7 @@ def refuse_input(path: Path, source: Any, stamps: Stamps | None) -> None:
     out = Path(os.path.abspath(path))  # noqa: PTH100 (a link to the input is another name for it)
     names = [] if stamps is None else stamps.names
     real = out.resolve()
-    if out.exists() and any(real in (each := Path(name).resolve(), *each.parents) for name in names):
+    if out.exists() and any(real in Path(name).resolve().parents or same_place(out, Path(name)) for name in names):
         raise OutputError(f"{path} is, or holds, the input; choose another path")
     if isinstance(source, str | Path):
         folder = Path(source).expanduser()

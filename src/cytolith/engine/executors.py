@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -209,25 +210,25 @@ def interrupts_held() -> Iterator[None]:
 
     Threads that are started here hand that down to the processes that they start.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":  # holds nothing back: a process that is just starting may say that it was interrupted
         yield
-        return
-    resource_tracker.ensure_running()  # when it starts together with a process, it lets interrupts through again
-    # A thread of a library may take the signal, and then Python answers it here: it waits too.
-    came: list[tuple[Any, ...]] = []
-    is_main = threading.current_thread() is threading.main_thread()
-    answer = signal.getsignal(signal.SIGINT) if is_main else None
-    if answer is not None:
-        signal.signal(signal.SIGINT, lambda *given: came.append(given))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        resource_tracker.ensure_running()  # when it starts together with a process, it lets interrupts through again
+        # A thread of a library may take the signal, and then Python answers it here: it waits too.
+        came: list[tuple[Any, ...]] = []
+        is_main = threading.current_thread() is threading.main_thread()
+        answer = signal.getsignal(signal.SIGINT) if is_main else None
         if answer is not None:
-            signal.signal(signal.SIGINT, answer)
-            if came and callable(answer):
-                answer(*came[0])
+            signal.signal(signal.SIGINT, lambda *given: came.append(given))
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if answer is not None:
+                signal.signal(signal.SIGINT, answer)
+                if came and callable(answer):
+                    answer(*came[0])
 
 
 _PATIENCE = 1.0

@@ -6,6 +6,7 @@ import heapq
 import logging
 import math
 import pickle
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
 """Seconds without workers after which a run says that it waits."""
+_ANSWERED = 0.2 if sys.platform == "win32" else None
+"""Seconds after which Ctrl-C is answered while blocks are at work; None: at once. Windows holds it back from a thread
+that waits for another."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ class _Loop(Generic[R]):
 
     def _collect(self) -> None:
         """Wait until blocks are done, or until others may be given out."""
-        pauses = [] if self._pool.refresh is None else [self._pool.refresh]
+        pauses = [each for each in (self._pool.refresh, _ANSWERED) if each is not None]
         if self._again and self._idle:
             pauses.append(max(self._again[0][0] - time.monotonic(), 0.0))
         pause = min(pauses, default=None)

@@ -19,7 +19,7 @@ from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.plan import stack_chunk
 from cytolith.fracture.unfinished import forget, has_blocks, remove, tidy
-from cytolith.io.files import flush, output_error, write_text
+from cytolith.io.files import flush, output_error, patiently, same_place, write_text
 from cytolith.io.lock import FolderLock
 from cytolith.io.sink import SUFFIXES, Sink, create_sink
 
@@ -155,7 +155,7 @@ class Outputs:
         stacks = [self.partial(key) for key in self.stacks]
         for path in stacks:
             if path.exists():  # it was closed, when the results were about to be put in place
-                path.rename(_in_progress(path))
+                _rename(path, _in_progress(path))
         for parent in self._parents():
             scratch = self._scratch_of(parent)
             scratch.mkdir(exist_ok=True)
@@ -195,8 +195,8 @@ class Outputs:
             write_text(self._journal, json.dumps([[str(each) for each in move] for move in moves]))
             for path, new, old in moves:
                 if os.path.lexists(path):
-                    path.rename(old)
-                new.rename(path)
+                    _rename(path, old)
+                _rename(new, path)
             self._committed = True
         except BaseException as error:
             self._take_back()
@@ -212,9 +212,9 @@ class Outputs:
             return
         for path, new, old in (map(Path, move) for move in reversed(moves)):
             if os.path.lexists(path) and not os.path.lexists(new):
-                path.rename(new)
+                _rename(path, new)
             if os.path.lexists(old):
-                old.rename(path)
+                _rename(old, path)
         self._journal.unlink()
 
     def __enter__(self) -> Self:
@@ -294,7 +294,7 @@ class Outputs:
             if real in seen:
                 raise OutputError(f"{path}: would be both {seen[real]} and {key}; give different names")
             seen[real] = key
-            if real == given or real in given.parents:
+            if real in given.parents or same_place(path, given):
                 raise OutputError(f"{path}: is the input, or holds it; give the {key} another name")
             if given.is_dir() and given in real.parents:
                 raise OutputError(f"{path}: lies in the input folder; give another folder with -o")
@@ -315,6 +315,10 @@ class Outputs:
         for folder in self._made:  # the deepest first
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _rename(path: Path, target: Path) -> None:
+    patiently(lambda: path.rename(target))
 
 
 def _in_progress(path: Path) -> Path:

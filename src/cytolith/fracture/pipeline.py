@@ -202,7 +202,8 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
             summary["hints"] = prepared.hints + hints_of(summary, config)
             summary["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
             if "summary" in outputs.paths:
-                outputs.partial("summary").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+                text = json.dumps(summary, indent=2) + "\n"
+                outputs.partial("summary").write_text(text, encoding="utf-8", newline="\n")
             outputs.commit()
             log.info("%d files put in place in %s", len(outputs.paths), outputs.folder)
     except OutputError as error:

@@ -88,6 +88,17 @@ def move(path: Path, target: Path) -> None:
     patiently(lambda: path.replace(target))
 
 
+def same_place(path: Path, other: Path) -> bool:
+    """Whether two paths lead to the same: by links, and in other letters where upper and lower case are one.
+
+    Resolving a path does not tell the latter on macOS.
+    """
+    try:
+        return path.samefile(other)
+    except OSError:  # at least one is not there
+        return path.resolve() == other.resolve()
+
+
 def patiently(call: Callable[[], T]) -> T:
     """Result of a call that renames, opens or removes a file.
 

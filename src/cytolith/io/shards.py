@@ -6,7 +6,6 @@ laid out as its specification says, and read back with zarr.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
 from cytolith.axes import Region, Shape
 from cytolith.errors import ConfigError
-from cytolith.io.files import flush
+from cytolith.io.files import flush, flush_folder, move
 
 COMPRESSIONS = ("zstd", "lz4", "none")
 LARGEST_CHUNK_BYTES = 2**31 - 2**16
@@ -132,7 +131,7 @@ def write_chunks(at: Path, grid: Grid, region: Region, array: NDArray[Any], enco
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if _write_file(aside, box, grid, stored, encode):
-                aside.replace(path)
+                move(aside, path)
             else:
                 path.unlink(missing_ok=True)  # of a block that is written again
         finally:
@@ -183,11 +182,7 @@ def flush_chunks(at: Path, grid: Grid, region: Region) -> None:
             flush(path)
             folders.update(path.parents[:4])
     for folder in sorted(folders):  # the names of the files are kept there
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush_folder(folder)
 
 
 def remove_asides(at: Path) -> None:

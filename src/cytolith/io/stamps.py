@@ -34,8 +34,8 @@ class Stamps:
     """(files,), the plane after its last one."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The same as arrays, for a record: the names as bytes of UTF-8 with 0 between them."""
-        text = "\0".join(self.names).encode("utf-8", "surrogateescape")
+        """The same as arrays, for a record: the names as the system has them with 0 between them."""
+        text = os.fsencode("\0".join(self.names))
         return {
             "names": np.frombuffer(text, np.uint8).copy(),
             "sizes": self.sizes,
@@ -47,7 +47,7 @@ class Stamps:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Stamps:
         """Stamps from what `to_arrays` gave."""
-        names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+        names = os.fsdecode(arrays["names"].tobytes()).split("\0")
         rest = (np.asarray(arrays[name], np.int64) for name in ("sizes", "times", "first", "last"))
         return cls(names if arrays["sizes"].size else [], *rest)
 

@@ -191,13 +191,13 @@ class TiffFolder(Volume):
         paths = [os.path.abspath(path) for path in self._paths]  # noqa: PTH100 (thousands of them)
         folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
         names = "\0".join(os.path.relpath(path, folder) for path in paths)
-        packed = zlib.compress(names.encode("utf-8", "surrogateescape"), 6)
+        packed = zlib.compress(os.fsencode(names), 6)  # bytes: a worker may have another locale
         return {**self.__dict__, "_paths": (folder, packed), "_planes": None, "_layouts": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         folder, packed = state["_paths"]
-        names = zlib.decompress(packed).decode("utf-8", "surrogateescape").split("\0")
+        names = os.fsdecode(zlib.decompress(packed)).split("\0")
         self._paths = [os.path.join(folder, name) for name in names]  # noqa: PTH118
         self._planes = [None] * len(names)
         self._layouts = {}

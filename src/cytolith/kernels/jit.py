@@ -70,12 +70,12 @@ def _forget_stale() -> None:
         return
     mark = folder / "kernels.sha256"
     try:
-        if mark.is_file() and mark.read_text() == digest:
+        if mark.is_file() and mark.read_text(encoding="ascii") == digest:
             return
         for index in folder.glob("*.nbi"):
             index.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        mark.write_text(digest)
+        mark.write_text(digest, encoding="ascii", newline="\n")
     except OSError:
         return  # a folder that cannot be written holds what was installed with it
 

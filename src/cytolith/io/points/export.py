@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import VoxelSize
 from cytolith.errors import ConfigError, OutputError, VolumeError
-from cytolith.io.files import output_error, written_aside
+from cytolith.io.files import move, output_error, same_place, written_aside
 from cytolith.io.points.clearmap import write_clearmap
 from cytolith.io.points.markers import write_markers
 from cytolith.io.points.napari import write_napari
@@ -97,7 +97,7 @@ def export_table(
     if kind in ("csv", "parquet") and output.suffix.lower() != f".{kind}":
         raise ConfigError(f"{output}: a table is .csv or .parquet by its ending; give the file that ending")
     source = table_path(Path(table))
-    if output.resolve() == source.resolve():
+    if same_place(output, source):
         raise OutputError(f"{output}: is the table itself; give another file")
     _refuse_existing(output, kind, overwrite=overwrite)
     rows = look_through(source)
@@ -227,12 +227,12 @@ def _write_folder(output: Path, rows: Rows, voxel_size: VoxelSize | None) -> Non
         aside.mkdir()
         write_neuroglancer(aside, rows, voxel_size)
         if output.exists():
-            output.rename(old)
+            move(output, old)
         try:
-            aside.rename(output)
+            move(aside, output)
         except OSError:
             if old.exists():
-                old.rename(output)
+                move(old, output)
             raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:

@@ -122,7 +122,7 @@ def write_neuroglancer(folder: Path, rows: Rows, voxel_size: VoxelSize | None) -
         "by_id": {"key": "by_id", "sharding": sharding},
         "spatial": spatial,
     }
-    with (folder / "info").open("w", encoding="utf-8") as text:
+    with (folder / "info").open("w", encoding="utf-8", newline="\n") as text:
         text.write(json.dumps(info, indent=1) + "\n")
         text.flush()
         os.fsync(text.fileno())
