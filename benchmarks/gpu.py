@@ -213,7 +213,7 @@ def show_runs(volume, devices, workers, memory):
     print("|--|--|--|--|--|--|--|--|")
     for name in RUNS:
         for device in devices:
-            for _ in range(2 if device == "gpu" else 1):  # the second has its memory pinned and its kernels loaded
+            for _ in range(2 if device == "gpu" else 1):  # the second has its kernels loaded
                 seconds, steps, cells, plan = run_seconds(volume, name, device, workers, memory)
             blocks = f"{len(plan.blocks)} of {' x '.join(map(str, plan.core))}"
             shown = ", ".join(f"{step} {value:.2f}" for step, value in steps.items() if step != "run")

@@ -380,9 +380,20 @@ def _compile(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     return ctypes.PyDLL(str(target))  # holds the GIL: the threads of a block are fibers of one thread
 
 
-def alloc_pinned_memory(size: int) -> memoryview:
-    """As cupy.cuda.alloc_pinned_memory."""
-    return memoryview(bytearray(size))
+class PinnedMemory:
+    """As cupy.cuda.PinnedMemory."""
+
+    def __init__(self, size: int, flags: int = 0) -> None:
+        self.size = size
+
+
+def PinnedMemoryPointer(mem: PinnedMemory, offset: int) -> memoryview:  # noqa: N802 - CuPy's name
+    """As cupy.cuda.PinnedMemoryPointer, which has the buffer protocol too."""
+    return memoryview(bytearray(mem.size))[offset:]
+
+
+class CompileException(Exception):
+    """As cupy.cuda.compiler.CompileException."""
 
 
 def _device_count() -> int:
@@ -404,14 +415,14 @@ def make_module() -> types.ModuleType:
         get_elapsed_time=lambda begin, end: 1000 * (end.time - begin.time),
         Memory=Memory,
         MemoryPointer=MemoryPointer,
-        alloc_pinned_memory=alloc_pinned_memory,
+        PinnedMemory=PinnedMemory,
+        PinnedMemoryPointer=PinnedMemoryPointer,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=_device_count,
             getDeviceProperties=lambda n: {"name": f"GPU {n} on the CPU".encode()},
         ),
-        driver=types.SimpleNamespace(CUDADriverError=CUDARuntimeError),
-        compiler=types.SimpleNamespace(CompileException=AssertionError),
+        compiler=types.SimpleNamespace(CompileException=CompileException),
     )
     return cupy

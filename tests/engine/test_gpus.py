@@ -232,6 +232,30 @@ def test_whoever_waits_for_the_last_gpu_is_told_when_it_fails(stand_in):
     assert told == ["no GPU is left that works"] * 3
 
 
+def test_a_source_that_does_not_compile_for_a_gpu(stand_in):
+    every = lanes(1)
+    with pytest.raises(GpuError, match=r"has failed \(no such instruction\)"), every.borrow():
+        raise sys.modules["cupy"].cuda.compiler.CompileException("no such instruction")
+    with pytest.raises(GpuError, match="no GPU is left"), every.borrow():
+        pass
+
+
+def test_times_of_a_block_that_was_given_up_are_forgotten(stand_in):
+    every, seconds = lanes(1), {}
+    with pytest.raises(ValueError, match="too large"), every.borrow() as lane:
+        give_up_after_a_mark(lane)
+    with every.borrow() as lane:
+        lane.mark("begin")
+        lane.mark("upload")
+        lane.wait(seconds)
+    assert list(seconds) == ["upload"]
+
+
+def give_up_after_a_mark(lane):
+    lane.mark("begin")
+    raise ValueError("too large")
+
+
 def test_other_errors_pass_through_and_the_lane_comes_back(stand_in):
     every = lanes(1)
     for _ in range(2):
@@ -248,5 +272,5 @@ def test_pinned_buffers(stand_in, monkeypatch):
     def refuse(size):
         raise sys.modules["cupy"].cuda.runtime.CUDARuntimeError("cudaErrorMemoryAllocation")
 
-    monkeypatch.setattr(sys.modules["cupy"].cuda, "alloc_pinned_memory", refuse)
+    monkeypatch.setattr(sys.modules["cupy"].cuda, "PinnedMemory", refuse)
     assert workspace.array("b", (3, 4, 5), np.uint16).shape == (3, 4, 5)

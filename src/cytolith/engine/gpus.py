@@ -145,6 +145,7 @@ class Lane:
         import cupy
 
         self._cupy, self.gpu, self._most = cupy, gpu, most
+        self.compile_error: type[Exception] = cupy.cuda.compiler.CompileException
         self._device = cupy.cuda.Device(gpu.index)
         self._buffers: dict[str, Any] = {}
         self._marks: list[tuple[str, Any]] = []
@@ -152,6 +153,7 @@ class Lane:
             self._stream = cupy.cuda.Stream(non_blocking=True)
 
     def __enter__(self) -> Self:
+        self._marks.clear()  # of a block that was given up
         self._device.__enter__()
         self._stream.__enter__()
         return self
@@ -244,7 +246,7 @@ class Lanes:
             if isinstance(error, GpuError):
                 raise
             raise GpuError(f"{lane.gpu.name} has no memory left") from error
-        except RuntimeError as error:  # as all errors of CUDA are
+        except (RuntimeError, lane.compile_error) as error:  # as all other errors of CUDA are
             self._give_up(lane.gpu)
             raise GpuError(f"{lane.gpu.name} has failed ({_one_line(error)})") from error
         finally:
@@ -263,6 +265,8 @@ class PinnedWorkspace(Workspace):
         import cupy
 
         try:
-            return np.frombuffer(cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
-        except Exception:  # the system pins no more: uploads are slower then
+            # not from CuPy's pool, which would keep what is let go of
+            pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
+        except (RuntimeError, MemoryError):  # the system pins no more: uploads are slower then
             return super()._make(size)
+        return np.frombuffer(pinned, np.uint8, size)

@@ -209,7 +209,7 @@ def _plane_voxels(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
 
 def _plane_bytes(shape: Shape, ny: int, nx: int, costs: Costs) -> int:
     """Memory of one plane of a block when planes are cut into ny x nx."""
-    return _block_bytes((1, shape[1], shape[2]), (1, math.ceil(shape[1] / ny), math.ceil(shape[2] / nx)), costs)
+    return math.ceil(_plane_voxels(shape, ny, nx, costs) * costs.bytes_per_voxel)
 
 
 def _candidates(shape: Shape, costs: Costs, memory: int, workers: int, everywhere: int) -> Iterator[Shape]:
