@@ -14,15 +14,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
 MODULES = (
-    "cytolith.cells.run", "cytolith.cli.cells", "cytolith.cli.console", "cytolith.cli.fracture", "cytolith.cli.info",
-    "cytolith.convert.pipeline", "cytolith.fracture.pipeline", "cytolith.report.cells", "cytolith.report.fracture",
-    "cytolith.tune.run", "cytolith.preview.run", "cytolith.train.training", "matplotlib.backends.backend_agg",
-    "optuna",
+    "cytolith.cells.run", "cytolith.cli.afterwards", "cytolith.cli.cells", "cytolith.cli.console",
+    "cytolith.cli.fracture", "cytolith.cli.info", "cytolith.convert.pipeline", "cytolith.fracture.pipeline",
+    "cytolith.io.points.export", "cytolith.io.tiff_folder", "cytolith.io.zarr_sink", "cytolith.preview.run",
+    "cytolith.report.cells", "cytolith.report.fracture", "cytolith.train.training", "cytolith.tune.run",
+    "matplotlib.backends.backend_agg", "optuna",
 )  # fmt: skip
 """Loaded before the first command, as far as they are installed."""
 SECONDS = 300
@@ -65,11 +67,17 @@ def _server():
 
 
 def _serve():
+    from cytolith import detect_cells, fracture_maps
     from cytolith.cli import main
+    from cytolith.testing.phantoms import cells_phantom
 
     for module in MODULES:
         with suppress(ImportError):
             importlib.import_module(module)
+    volume, _ = cells_phantom((8, 60, 70))
+    detect_cells(volume, workers=1)  # loads the kernels
+    fracture_maps((volume > volume.mean()).astype("uint8"), workers=1)
+    assert threading.active_count() == 1, "a thread would be missing in every command"
     gc.freeze()
     for order in sys.stdin:
         child = os.fork()

@@ -59,6 +59,7 @@ import numpy as np
 from cytolith import detect_cells
 from cytolith.cells.build import build_config
 from cytolith.cells.run import run_cells
+import cytolith.io.flat_sink, cytolith.io.zarr_sink
 
 volume, folder, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 detect_cells(np.load(volume)[:12, :40, :44], voxel_size=(6, 1.62, 1.62), workers=1)

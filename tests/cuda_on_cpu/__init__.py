@@ -392,7 +392,7 @@ def PinnedMemoryPointer(mem: PinnedMemory, offset: int) -> memoryview:  # noqa: 
     return memoryview(bytearray(mem.size))[offset:]
 
 
-class CompileException(Exception):
+class CompileError(Exception):
     """As cupy.cuda.compiler.CompileException."""
 
 
@@ -423,6 +423,6 @@ def make_module() -> types.ModuleType:
             getDeviceCount=_device_count,
             getDeviceProperties=lambda n: {"name": f"GPU {n} on the CPU".encode()},
         ),
-        compiler=types.SimpleNamespace(CompileException=CompileException),
+        compiler=types.SimpleNamespace(CompileException=CompileError),
     )
     return cupy

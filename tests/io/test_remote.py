@@ -31,6 +31,7 @@ class Handler(SimpleHTTPRequestHandler):
     """Files of a folder; `server.answers` has what to say instead, by the end of a path: a status or a function."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and content are sent apart: together they would wait 40 ms each time
 
     def do_GET(self):
         self.server.asked.append(unquote(self.path))
@@ -333,7 +334,7 @@ def test_url_paths():
 
 def test_cells_are_those_of_the_local_copy(tmp_path, serve):
     image, _ = cells_phantom((20, 60, 70), seed=1)
-    path = write_image(tmp_path / "a.ome.zarr", image)
+    path = write_image(tmp_path / "a.ome.zarr", image, chunks=(4, 32, 32))
     server = serve(tmp_path)
     options = {"block": (10, 60, 70), "workers": 2}
     expected = detect_cells(path, **options)
@@ -346,7 +347,7 @@ def test_cells_are_those_of_the_local_copy(tmp_path, serve):
 
 def test_the_command_line_takes_urls(tmp_path, serve):
     image, _ = cells_phantom((20, 60, 70), seed=1)
-    path = write_image(tmp_path / "a.ome.zarr", image)
+    path = write_image(tmp_path / "a.ome.zarr", image, chunks=(4, 32, 32))
     url = f"{serve(tmp_path).url}/a.ome.zarr"
     for source, output in ((path, "local"), (url, "remote"), (url, "remote")):
         done = cytolith("cells", source, "-o", tmp_path / output, "--resume", "--no-report")
