@@ -29,7 +29,7 @@ from cytolith.cells.owners import (
     shape_voxels,
     volume_index,
 )
-from cytolith.cells.thresholds import seed_threshold
+from cytolith.cells.seeds import crosses, seed_reach, seed_threshold
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import Runs
@@ -133,7 +133,7 @@ def cells_of_block(
         More voxels than `mask_limit` lie above the shape threshold.
     """
     seconds: dict[str, float] = {}
-    if _is_empty(setting.config) and _is_flat(image):
+    if _is_empty(setting) and _is_flat(image):
         return BlockCells(_empty_table(setting.config), np.empty(0, np.int64), NOTHING, {}, brightest=0.0)
     images, found = look(image, block, setting, workspace, mask=mask, mask_limit=mask_limit, seconds=seconds)
     return cells_in_images(
@@ -166,25 +166,30 @@ def cells_in_images(
     # their window, so it is enough to mark what is near the rim; a flood may come from anywhere in it, and the rim
     # goes.
     rim = dense_halo(config)
-    window = maxima_reach(None if step.shape is None else triple(step.shape))
+    window, arm = maxima_reach(None if step.shape is None else triple(step.shape)), seed_reach(config)
     trusted = block
     if step.h_max is not None:
         trusted, rim = block.trimmed(setting.shape, rim), (0, 0, 0)
     origin = region_origin(trusted.read)
-    margins = trusted.open_margins(setting.shape, (rim[0] + window[0], rim[1] + window[1], rim[2] + window[2]))
+    unsure = rim[0] + window[0] + arm, rim[1] + window[1] + arm, rim[2] + window[2] + arm
+    margins = trusted.open_margins(setting.shape, unsure)
 
     def crop(name: str) -> Image:
         return _crop(images[name], block, trusted, workspace, name)
 
     final = crop("dog_filter")
-    maxima = detect_maxima(
-        final,
-        h_max=None if step.h_max is None else step.h_max.value,
-        shape=None if step.shape is None else triple(step.shape),
-        threshold=seed_threshold(config),
-        open_margins=trusted.open_margins(setting.shape, rim),
-        found=None if found is None else found.maxima,
-    )
+    if step.h_max is not None and setting.extended_maxima is not None:
+        maxima = setting.extended_maxima(final, step)
+    else:
+        maxima = detect_maxima(
+            final,
+            h_max=None if step.h_max is None else step.h_max.value,
+            shape=None if step.shape is None else triple(step.shape),
+            threshold=seed_threshold(config),
+            open_margins=trusted.open_margins(setting.shape, rim),
+            merge_plateaus=step.merge_plateaus,
+            found=None if found is None else found.maxima,
+        )
     centres = maxima.centres(crop("source") if step.h_max is not None else None, origin=origin)
     keys = volume_index(key_voxels(maxima, final), maxima.shape, origin, setting.shape)
     clock.lap("maxima_detection")
@@ -194,10 +199,12 @@ def cells_in_images(
     columns: Table = {}
     if config.shape_detection is not None:
         threshold = config.shape_detection.threshold
+        from_crosses = config.shape_detection.from_crosses
+        starts, voxels = crosses(centres - origin, maxima.shape) if from_crosses else (maxima.starts, maxima.voxels)
         shapes = grow_shapes(
             final,
-            maxima.starts,
-            maxima.voxels,
+            starts,
+            voxels,
             None if threshold is None else threshold.value,
             margins,
             open_seeds=maxima.open,
@@ -341,10 +348,13 @@ def _empty_table(config: CellsConfig) -> Table:
     return table
 
 
-def _is_empty(config: CellsConfig) -> bool:
+def _is_empty(setting: Setting) -> bool:
     """Whether there is nothing in a block of one grey value: its background is all of it, and 0 is below thresholds."""
+    config = setting.config
+    if setting.keeps_images or any(getattr(step, "save", None) for _, step in config):
+        return False
     maxima, shapes = config.maxima_detection, config.shape_detection
-    if maxima is None or config.background_correction is None or any(getattr(step, "save", None) for _, step in config):
+    if maxima is None or config.background_correction is None:
         return False
     if config.illumination_correction is not None or config.equalization is not None:
         return False

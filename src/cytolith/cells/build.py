@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cytolith.cells.config import STEPS, CellsConfig, nearest, step_model
+from cytolith.cells.config import STEPS, CellsConfig, step_model
+from cytolith.cells.fields import nearest
 from cytolith.errors import ConfigError
 
 RUN_KEYS = ("preset", "input", "classifier", "voxel_size", "channel", "timepoint", "level", "dataset")

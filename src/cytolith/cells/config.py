@@ -3,19 +3,29 @@
 The text under a field is the help of its flag, the comment in ``config.toml`` and the description in the JSON schema.
 Lengths are voxels or micrometres, thresholds grey values or multiples of the noise (see :mod:`cytolith.quantities`).
 A field left at None is chosen by :func:`in_voxels` from the voxel size, so that the defaults mean the same in every
-sample.
+sample. Class variables are conventions, not parameters: `cytolith.compat.clearmap` has others.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
-from cytolith.errors import ConfigError
-from cytolith.quantities import Length, Threshold, parse_length, parse_lengths, parse_threshold
+from cytolith.cells.fields import (
+    SWITCH_OFF,
+    SWITCH_ON,
+    Fraction,
+    LengthField,
+    Lengths2,
+    Lengths3,
+    Text,
+    ThresholdField,
+    nearest,
+    no_text,
+    numbers,
+)
+from cytolith.quantities import Length, Threshold
 
 IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization", "smoothing", "dog_filter")
 """Steps that make an image from an image, in the order they run."""
@@ -39,68 +49,6 @@ FEATURES = (
     "sd_around",
 )
 """Measures of a cell and its surroundings; docs/detection.md says what each is."""
-_OFF = {"none", "off", "false", "no"}
-SWITCH_ON = {"on", "true", "yes", "default"}
-"""Words that switch a step on with its defaults."""
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """The nearest right word for one that is not among `words`, or the list of them."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words)}"
-
-
-def _no_text(value: Any) -> Any:
-    return None if isinstance(value, str) and value.strip().lower() in _OFF else value
-
-
-def _or_none(parse: Any) -> Any:
-    def validate(value: Any) -> Any:
-        if value is None or (isinstance(value, str) and value.strip().lower() in _OFF):
-            return None
-        try:
-            return parse(value)
-        except ConfigError as error:  # pydantic collects ValueErrors and adds the place
-            raise ValueError(str(error)) from None
-
-    return validate
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(float(v) for v in value.strip().strip("()[]").split(","))
-    return value
-
-
-def _plain(length: Length) -> float | int | str:
-    if length.unit == "um":
-        return str(length)
-    return int(length.value) if length.value == int(length.value) else length.value
-
-
-def _plain_threshold(threshold: Threshold | None) -> float | str | None:
-    if threshold is None:
-        return None
-    return str(threshold) if threshold.unit == "mad" else threshold.value
-
-
-_dump_lengths = PlainSerializer(lambda v: None if v is None else [_plain(x) for x in v])
-Lengths2 = Annotated[
-    tuple[Length, Length] | None, BeforeValidator(_or_none(lambda v: parse_lengths(v, 2))), _dump_lengths
-]
-Lengths3 = Annotated[
-    tuple[Length, Length, Length] | None, BeforeValidator(_or_none(lambda v: parse_lengths(v, 3))), _dump_lengths
-]
-LengthField = Annotated[
-    Length | None,
-    BeforeValidator(_or_none(parse_length)),
-    PlainSerializer(lambda v: None if v is None else _plain(v)),
-]
-ThresholdField = Annotated[
-    Threshold | None, BeforeValidator(_or_none(parse_threshold)), PlainSerializer(_plain_threshold)
-]
-Fraction = Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None, BeforeValidator(_no_text)]
-Text = Annotated[str | None, BeforeValidator(_or_none(lambda v: str(v)))]
 
 
 class Step(BaseModel):
@@ -114,7 +62,7 @@ class Step(BaseModel):
 class IlluminationCorrection(Step):
     """Divide each plane by a flat field. Off unless a flat field is given."""
 
-    flatfield: Annotated[Any, BeforeValidator(_no_text)] = None
+    flatfield: Annotated[Any, BeforeValidator(no_text)] = None
     """Flat field: file (.npy, .tif, or .csv/.txt of numbers) or array, a plane (Y, X) or a profile along `axis`."""
     axis: Literal["y", "x"] | None = None
     """Axis along which a one-dimensional flat field varies: y or x."""
@@ -128,7 +76,7 @@ class IlluminationCorrection(Step):
     @field_validator("scaling", "axis", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
-        return _no_text(value)
+        return no_text(value)
 
     @field_validator("background", mode="before")
     @classmethod
@@ -137,7 +85,7 @@ class IlluminationCorrection(Step):
             try:
                 return float(value)
             except ValueError:
-                return _no_text(value)
+                return no_text(value)
         return value
 
 
@@ -156,6 +104,8 @@ class BackgroundCorrection(Step):
     """Axis that stripes run along: y or x."""
     save: Text = None
     """Write the background-corrected volume to this .zarr or .npy."""
+    reflect_footprint: ClassVar[bool] = True
+    """Whether the dilation of the opening is by the reflected footprint, as an opening is defined."""
 
     @field_validator("form", "stripe_axis", mode="before")
     @classmethod
@@ -166,7 +116,7 @@ class BackgroundCorrection(Step):
 class Equalization(Step):
     """Divide by a local percentile, so that dim and bright regions meet the same threshold. Off by default."""
 
-    percentile: Annotated[tuple[float, float], BeforeValidator(_numbers)] = (0.5, 0.95)
+    percentile: Annotated[tuple[float, float], BeforeValidator(numbers)] = (0.5, 0.95)
     """Lower and upper percentile as fractions: the lower one normalizes, the upper one limits the boost."""
     max_value: float = 1.5
     """Largest value that the upper percentile may reach in the equalized image."""
@@ -176,7 +126,7 @@ class Equalization(Step):
     """Distance (Z,Y,X) between windows; percentiles are interpolated between them."""
     interpolate: Literal[0, 1] = 1
     """Interpolation between windows: 1 or linear, 0 or nearest."""
-    mask: Annotated[Any, BeforeValidator(_no_text)] = None
+    mask: Annotated[Any, BeforeValidator(no_text)] = None
     """Count only voxels that are not zero in this volume of the same shape (any input that a run can read)."""
     save: Text = None
     """Write the equalized volume to this .zarr or .npy."""
@@ -255,6 +205,8 @@ class MaximaDetection(Step):
     inspection)."""
     save: Text = None
     """Write the maxima as a mask (0/1) to this .zarr or .npy."""
+    merge_plateaus: ClassVar[bool] = True
+    """Whether neighbours of equal value are one maximum."""
 
     @field_validator("h_max")
     @classmethod
@@ -280,7 +232,7 @@ class BackgroundJump(Step):
     @field_validator("ratio", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
-        return _no_text(value)
+        return no_text(value)
 
     @field_validator("ratio")
     @classmethod
@@ -301,6 +253,8 @@ class ShapeDetection(Step):
     where the threshold is a multiple of the noise, none where it is a grey value."""
     save: Text = None
     """Write the labels (row of the table + 1) to this .zarr or .npy."""
+    from_crosses: ClassVar[bool] = False
+    """Whether shapes grow from the centres of maxima and their six neighbours, instead of the maxima's own voxels."""
 
 
 class IntensityDetection(Step):
@@ -364,7 +318,7 @@ def _switch(kind: type[Step]) -> BeforeValidator:
     def validate(value: Any) -> Any:
         if isinstance(value, str):
             word = value.strip().lower()
-            if word not in _OFF | SWITCH_ON:
+            if word not in SWITCH_OFF | SWITCH_ON:
                 raise ValueError("give none (skip the step), on, or the parameters of the step")
             value = word in SWITCH_ON
         if isinstance(value, bool):

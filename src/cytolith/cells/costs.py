@@ -10,6 +10,7 @@ from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.features import features_reach
 from cytolith.cells.images import dense_halo, image_dtypes, triple
+from cytolith.cells.seeds import seed_reach, seed_threshold
 from cytolith.kernels.maxima import maxima_reach
 
 ROOM_UM = 32.0
@@ -23,7 +24,10 @@ ROOM_VOXELS = 16
 
 def clear_reach(config: CellsConfig) -> Shape:
     """Voxels around a maximum within which something unknown makes it, or its shape, unknown: the least halo."""
-    z, y, x = (d + max(w, n) for d, w, n in zip(dense_halo(config), _window(config), near_reach(config), strict=True))
+    arm = seed_reach(config)
+    z, y, x = (
+        d + max(w + arm, n) for d, w, n in zip(dense_halo(config), _window(config), near_reach(config), strict=True)
+    )
     return z, y, x
 
 
@@ -73,6 +77,9 @@ def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
     maxima, shapes = config.maxima_detection, config.shape_detection
     if maxima is not None:
         total += (1.0 if maxima.h_max is not None else 0.0) + (2.0 if maxima.save else 0.0)
+        lowest = seed_threshold(config)
+        if not maxima.merge_plateaus and (lowest is None or lowest <= 0):
+            total += 100.0  # where an image is flat every voxel is a maximum
     if shapes is not None:
         total += 4.0  # runs, labels and flood of a fifth of the voxels
         total += 8.0  # the box around the largest group of touching cells, which may be all of the block

@@ -20,6 +20,7 @@ from cytolith.cells.config import (
     CellsConfig,
     DogFilter,
     Equalization,
+    MaximaDetection,
     Smoothing,
 )
 from cytolith.cells.resolve import real, whole
@@ -30,6 +31,7 @@ from cytolith.kernels.components import Runs
 from cytolith.kernels.equalization import equalize, equalize_reach
 from cytolith.kernels.gaussian import dog_filter, dog_reach, smooth, smooth_reach
 from cytolith.kernels.illumination import FlatField, apply_flat_field
+from cytolith.kernels.maxima import Maxima
 
 Image: TypeAlias = NDArray[Any]
 
@@ -49,6 +51,10 @@ class Setting:
     """Flat field of the whole plane."""
     noise: float | None = None
     """Noise of the image that maxima are looked for in, where it is needed."""
+    extended_maxima: Callable[[Image, MaximaDetection], Maxima] | None = None
+    """Finds maxima with a height by another definition, in blocks that are the whole volume."""
+    keeps_images: bool = False
+    """Whether images are made of blocks too in which there is nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +130,7 @@ def background_halo(step: BackgroundCorrection) -> Shape:
     """Voxels around a region on which the background in it depends."""
     assert step.shape is not None
     y, x = whole(step.shape)
-    reach = background_reach((y, x), step.form)
+    reach = background_reach((y, x), step.form, reflect_footprint=step.reflect_footprint)
     if step.stripe_length is None:
         return reach
     line = background_reach(stripe_footprint(step), "cube")
@@ -203,7 +209,7 @@ def _background_correction(
     assert step.shape is not None
     y, x = whole(step.shape)
     out = workspace.array("background", image.shape, image.dtype)
-    remove_background(image, (y, x), step.form, out=out)
+    remove_background(image, (y, x), step.form, reflect_footprint=step.reflect_footprint, out=out)
     if step.stripe_length is not None:
         # what is left above the larger of two backgrounds is the smaller of what is left above each
         line = workspace.array("stripes", image.shape, image.dtype)

@@ -29,7 +29,7 @@ from cytolith.cells.images import (
     triple,
 )
 from cytolith.cells.resolve import whole
-from cytolith.cells.thresholds import seed_threshold
+from cytolith.cells.seeds import seed_threshold
 from cytolith.engine.gpus import GpuError, Lane, Lanes
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace

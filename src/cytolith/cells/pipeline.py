@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -259,7 +259,13 @@ def prepare(
     return Prepared(complete, reader, setting, costs, plan, memory, pool, gpus, notes)
 
 
-def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener = lambda _: None) -> CellsResult:
+def execute(
+    prepared: Prepared,
+    *,
+    overwrite: bool = False,
+    saves: Callable[..., Saves] = Saves,
+    listener: Listener = lambda _: None,
+) -> CellsResult:
     """Result of a prepared run, with its table in memory.
 
     Parameters
@@ -268,17 +274,19 @@ def execute(prepared: Prepared, *, overwrite: bool = False, listener: Listener =
         From :func:`prepare`.
     overwrite
         Whether volumes that steps save may replace existing ones.
+    saves
+        What writes them.
     listener
         Gets the events of the engine.
     """
     begin = time.perf_counter()
     prepared, noise = with_thresholds(prepared)
     volume, plan = prepared.reader.volume, prepared.plan
-    with Saves(prepared.setting.config, volume, plan, overwrite=overwrite) as saves:
-        results = compute(prepared, saves, listener=listener)
+    with saves(prepared.setting.config, volume, plan, overwrite=overwrite) as kept:
+        results = compute(prepared, kept, listener=listener)
         parts = list(results.rows(plan.blocks))
         table = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
-        saves.finish(np.concatenate([keys for _, keys in parts]), table["truncated"], results.apart(plan.blocks))
+        kept.finish(np.concatenate([keys for _, keys in parts]), table["truncated"], results.apart(plan.blocks))
     result = summarize(prepared, results.total, noise, begin)
     return replace(result, table=with_micrometres(table, volume.voxel_size))
 

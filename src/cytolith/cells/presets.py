@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cytolith.cells.config import nearest
+from cytolith.cells.fields import nearest
 from cytolith.errors import ConfigError
 
 PRESETS: dict[str, dict[str, Any]] = {

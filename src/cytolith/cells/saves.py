@@ -131,14 +131,19 @@ class Saves:
         inner = cells.trusted.inner
         if "maxima_detection" in self._sinks and cells.maxima is not None:
             marks = np.zeros(region_shape(cells.trusted.read), np.uint8)
-            known = ~cells.maxima.open & (cells.maxima_keys >= 0)
-            marks.reshape(-1)[cells.maxima.voxels[np.repeat(known, np.diff(cells.maxima.starts))]] = 1
+            marked = self._marked(cells)
+            marks.reshape(-1)[cells.maxima.voxels[np.repeat(marked, np.diff(cells.maxima.starts))]] = 1
             self._sinks["maxima_detection"].write(block.core, np.ascontiguousarray(marks[inner]))
         if self._keys is not None and cells.shapes is not None:
             assert cells.maxima is not None
             known = ~cells.maxima.open & ~cells.shapes.open
             keys = np.concatenate([[0], np.where(known, cells.maxima_keys + 1, 0)]).astype(np.uint64)
             self._keys.write(block.core, keys[cells.shapes.to_dense()[inner]])
+
+    def _marked(self, cells: BlockCells) -> NDArray[np.bool_]:
+        """Which maxima of a block are written as far as they lie in its core: those that are sure to have rows."""
+        assert cells.maxima is not None
+        return np.asarray(~cells.maxima.open & (cells.maxima_keys >= 0))
 
     def flush(self, block: Block) -> None:
         """Bring what was written of a block to the disk, before anything says that the block is done.
@@ -199,10 +204,9 @@ class Saves:
         joined = join_voxels([Voxels(np.empty(0, np.int64), np.empty(0, np.int64)), *voxels])
         index, keys = joined.index, joined.keys
         owner = np.zeros(index.size, np.int64)
-        for position, extent, core in zip(
-            np.unravel_index(index, self._volume.shape), self._volume.shape, self._plan.core, strict=True
-        ):
-            owner = owner * -(-extent // core) + position // core
+        for axis, position in enumerate(np.unravel_index(index, self._volume.shape)):
+            starts = np.unique([block.core[axis].start for block in self._plan.blocks])
+            owner = owner * starts.size + np.searchsorted(starts, position, side="right") - 1
         sure = ~np.isin(keys, truncated)
         order = np.lexsort((-keys, sure, owner))
         index, keys, sure, owner = index[order], keys[order], sure[order], owner[order]

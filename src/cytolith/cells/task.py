@@ -140,7 +140,8 @@ class CellsTask:
         threshold = self._setting.config.shape_detection.threshold
         return MemoryBudgetError(
             f"shape_detection.threshold {threshold.value if threshold else 'none'}: {error.voxels:,} of {voxels:,} "
-            "voxels of a block lie above it, more than the memory left holds: raise the threshold or give more --memory"
+            "voxels of a block lie above it, more than the memory left holds: raise the threshold, or give more memory "
+            "(--memory)"
         )
 
     def _worker(self, *, pinned: bool) -> _Worker:

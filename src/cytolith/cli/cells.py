@@ -9,7 +9,8 @@ from cyclopts import Group, Parameter
 
 from cytolith.axes import Shape
 from cytolith.cells.build import build_config, read_toml, to_toml
-from cytolith.cells.config import STEPS, SWITCH_ON, nearest, step_model
+from cytolith.cells.config import STEPS, step_model
+from cytolith.cells.fields import SWITCH_ON, nearest
 from cytolith.cells.presets import preset as named
 from cytolith.cells.resolve import with_defaults
 from cytolith.cli.numbers import Whole

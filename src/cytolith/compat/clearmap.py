@@ -22,23 +22,27 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.cells.config import nearest
+from cytolith.axes import full_region
+from cytolith.cells.block import Table
+from cytolith.cells.fields import nearest
+from cytolith.cells.images import Setting, run_step, triple
 from cytolith.cells.owners import inside_region, places
+from cytolith.cells.reader import Reader
 from cytolith.compat.clearmap_blocks import Processing
 from cytolith.compat.clearmap_files import check_table_sink, open_source, read_table, write_table
-from cytolith.compat.clearmap_images import even_out, filter_dog, subtract_background
-from cytolith.compat.clearmap_maxima import centres_of_mass, extended_maxima
+from cytolith.compat.clearmap_maxima import extended_maxima
 from cytolith.compat.clearmap_parameters import (
     Parameters,
     number,
+    pipeline,
     read_background,
     read_dog,
     read_equalization,
     read_maxima,
     read_parameters,
 )
-from cytolith.compat.clearmap_run import Run
-from cytolith.compat.clearmap_shapes import Rows
+from cytolith.compat.clearmap_run import run
+from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError
 from cytolith.kernels.maxima import detect_maxima as local_maxima
 
@@ -141,12 +145,13 @@ def detect_cells(
     check_table_sink(sink)
     opened = open_source(source)
     layout = processing.layout(opened.shape, opened.slowest)
-    run = Run(opened, parameters, [Path(each) for each in (source, sink) if isinstance(each, (str, PathLike))])
-    run.warn_of_overlap(layout)
-    rows = run.rows(layout, processing.processes, workspace)
-    if parameters.maxima is not None and not parameters.maxima.valid:
-        rows = rows.take(np.concatenate([np.flatnonzero(inside_region(rows.centres, each.covered)) for each in layout]))
-    return write_table(sink, _table(rows, parameters))
+    path = Path(sink) if isinstance(sink, (str, PathLike)) else None
+    found = run(opened, parameters, layout, processing.processes, handle=workspace, sink=path)
+    table = _table(found, parameters)
+    if not parameters.valid:
+        centres = np.stack([table[axis] for axis in "zyx"], 1)
+        table = np.concatenate([table[inside_region(centres, each.covered)] for each in layout])
+    return write_table(sink, table)
 
 
 def detect_cells_block(
@@ -171,8 +176,7 @@ def detect_cells_block(
     parameters = read_parameters(parameter)
     if n_threads is not None and (isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1):
         raise ConfigError(f"n_threads is {n_threads!r}; a number from 1, or None for all cores, is needed")
-    taken = [Path(source)] if isinstance(source, (str, PathLike)) else []
-    return _table(Run(open_source(source), parameters, taken).rows(None, n_threads, None), parameters)
+    return _table(run(open_source(source), parameters, None, n_threads), parameters)
 
 
 def detect_maxima(
@@ -206,10 +210,12 @@ def detect_maxima(
     image, step = open_source(source).read(), read_maxima(h_max, shape, threshold)
     centres: NDArray[Any]
     if step.h_max is not None:
-        centres, _ = centres_of_mass(extended_maxima(image, step), image)
+        centres = extended_maxima(image, step).centres(image)
         centres = centres[np.lexsort(centres.T[::-1])]
     else:
-        found = local_maxima(image, shape=step.shape, threshold=step.threshold, merge_plateaus=False)
+        assert step.shape is not None
+        lowest = None if step.threshold is None else step.threshold.value
+        found = local_maxima(image, shape=triple(step.shape), threshold=lowest, merge_plateaus=False)
         centres = places(found.voxels, found.shape)
     if verbose:
         sys.stdout.write(f"{len(centres)} maxima\n")
@@ -233,8 +239,7 @@ def dog_filter(source: Any, shape: Any, sigma: Any = None, sigma2: Any = None) -
     ndarray
         (x, y, z), float32 whatever the image is, so that nothing wraps.
     """
-    image, step = open_source(source).read(), read_dog(shape, sigma, sigma2)
-    return (image if step is None else filter_dog(image, step)).T
+    return _after(source, dog_filter=read_dog(shape, sigma, sigma2))
 
 
 def equalize(
@@ -269,14 +274,7 @@ def equalize(
         (x, y, z), float32. Percentiles stay where their windows are and are held beyond the outermost; ClearMap
         stretches them over the image.
     """
-    image, step = (
-        open_source(source).read(),
-        read_equalization(percentile, max_value, selem, spacing, interpolate, mask),
-    )
-    counted = None if mask is None else open_source(mask).read() != 0
-    if counted is not None and counted.shape != image.shape:
-        raise ConfigError(f"mask has the shape {counted.shape[::-1]}, the source {image.shape[::-1]}")
-    return np.asarray(even_out(image, step, counted), np.float32).T
+    return _after(source, equalization=read_equalization(percentile, max_value, selem, spacing, interpolate, mask))
 
 
 def remove_background(source: Any, shape: Any, form: str = "Disk") -> NDArray[Any]:
@@ -297,7 +295,7 @@ def remove_background(source: Any, shape: Any, form: str = "Disk") -> NDArray[An
     ndarray
         (x, y, z), dtype of the image; bool as uint8, float64 as float32.
     """
-    return subtract_background(open_source(source).read(), read_background(shape, form)).T
+    return _after(source, background_correction=read_background(shape, form))
 
 
 def filter_cells(source: Any, sink: Any, thresholds: Mapping[str, Any]) -> Any:
@@ -339,10 +337,18 @@ def filter_cells(source: Any, sink: Any, thresholds: Mapping[str, Any]) -> Any:
     return write_table(sink, table[kept])
 
 
-def _table(rows: Rows, parameters: Parameters) -> NDArray[Any]:
-    table = np.empty(len(rows), parameters.columns)
-    for axis, centre in zip("zyx", rows.centres.T, strict=True):
-        table[axis] = centre
-    for name, column in rows.columns.items():
-        table[name] = column
+def _after(source: Any, **steps: Any) -> NDArray[Any]:
+    """The image (x, y, z) after one step."""
+    volume = open_source(source).volume
+    (name,), config, region = steps, pipeline(**steps), full_region(volume.shape)
+    mask = Reader(volume, config).read_mask(region, Workspace())
+    setting = Setting(config, volume.shape)
+    return run_step(name, volume.read(region), region, setting, Workspace(), mask=mask).T
+
+
+def _table(found: Table, parameters: Parameters) -> NDArray[Any]:
+    """Structured array of what the pipeline found; parts of a voxel are cut off."""
+    table = np.empty(len(found["z"]), parameters.columns)
+    for name, _ in parameters.columns:
+        table[name] = found[name]
     return table

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from cytolith.axes import Region
-from cytolith.cells.config import nearest
+from cytolith.cells.fields import nearest
 from cytolith.errors import ConfigError
 
 AXES = ("x", "y", "z")

@@ -15,12 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region, full_region
-from cytolith.compat.clearmap_parameters import Illumination
-from cytolith.errors import ConfigError, OutputError, VolumeError
+from cytolith.errors import OutputError, VolumeError
 from cytolith.io.files import written_aside
-from cytolith.io.flat_fields import read_flat_field
 from cytolith.io.volume import Storage, Volume, one_line, open_volume
-from cytolith.kernels.illumination import FlatField, flat_field
 
 DTYPES = ("bool", "uint8", "uint16", "int16", "float32", "float64")
 _MAPPED_BYTES = 8 * 2**20
@@ -125,39 +122,6 @@ class _XyzFile(Volume):
             last = min(first + step, len(target))
             layers = np.moveaxis(stored, axis, 0)[(slice(begin + first, begin + last), *others)]
             np.copyto(target[first:last], layers, casting="unsafe")
-
-
-def read_correction(step: Illumination | None, plane: tuple[int, int]) -> FlatField | None:
-    """Correction of planes of this extent (y, x); None: there is no flat field.
-
-    A line of values varies along y, or along x where only that axis has its length.
-
-    Raises
-    ------
-    ConfigError
-        The flat field or the background cannot be read, or does not fit the planes.
-    """
-    if step is None:
-        return None
-    field, background = _plane(step.flatfield, "flatfield"), step.background
-    axis: Literal["y"] | None = "y" if np.ndim(field) == 1 and np.size(field) == plane[0] else None
-    try:
-        return flat_field(
-            field,
-            plane,
-            background=None if background is None else _plane(background, "background"),
-            scaling=step.scaling,
-            axis=axis,
-        )
-    except ValueError as error:
-        raise ConfigError(f"illumination_correction: {error}") from None
-
-
-def _plane(given: Any, name: str) -> NDArray[np.float64] | float:
-    """Plane (y, x), line or number from an array (x, y) or a file: TIFF planes are (y, x) on disk."""
-    values = read_flat_field(given, f"illumination_correction: {name}")
-    is_tiff = isinstance(given, (str, PathLike)) and Path(given).suffix.lower() in (".tif", ".tiff")
-    return values.T if isinstance(values, np.ndarray) and values.ndim == 2 and not is_tiff else values
 
 
 def read_table(source: Any) -> NDArray[Any]:

@@ -11,71 +11,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.compat.clearmap_parameters import MaximaDetection
+from cytolith.cells.config import MaximaDetection
+from cytolith.cells.images import triple
+from cytolith.kernels.maxima import Maxima
 
 EXTENDED_BYTES = 40
 """Memory of `extended_maxima` for each voxel."""
 
 
-def extended_maxima(image: NDArray[Any], step: MaximaDetection) -> NDArray[np.bool_]:
-    """Which voxels are at least the threshold, and maxima of their window in the h-max transform of the image.
+def extended_maxima(image: NDArray[Any], step: MaximaDetection) -> Maxima:
+    """Voxels that are at least the threshold and maxima of their window in the h-max transform, 6-connected.
 
     Parameters
     ----------
     image
-        (Z, Y, X), uint8, uint16, int16 or float32.
+        (Z, Y, X), uint8, uint16, int16 or float32; all of the volume, as a peak far away decides what is a maximum.
     step
-        With a height, a window and a threshold.
+        With a height and a window in voxels.
 
     Returns
     -------
-    ndarray
-        bool (Z, Y, X).
+    Maxima
+        In the order of their first voxels.
     """
     from scipy import ndimage  # only here: it takes a while to be imported
 
     assert step.h_max is not None
+    assert step.shape is not None
+    height = np.float32(step.h_max.value)
     ceiling = image.astype(np.float32)
     found: NDArray[np.bool_] = np.ones(image.shape, np.bool_)
     if step.threshold is not None:
-        found = ceiling >= np.float32(step.threshold)
-    if not found.any():
-        return found
-    if step.threshold is not None:  # what is lower is below every peak that counts, and on no way to one
-        ceiling[ceiling < np.float32(step.threshold) - np.float32(step.h_max)] = -np.inf
-    raised = _reconstruct(ceiling - np.float32(step.h_max), ceiling)
-    found &= ndimage.maximum_filter(raised, step.shape, mode="reflect") == raised
-    return found
-
-
-def centres_of_mass(marks: NDArray[np.bool_], weights: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weighted centre of each 6-connected component of a mask, in the order of their first voxels.
-
-    Parameters
-    ----------
-    marks
-        The mask, (Z, Y, X).
-    weights
-        Image of that extent. Values below 0 count as 0; where all weights of a component are 0, all count alike.
-
-    Returns
-    -------
-    centres
-        float64 (n, 3): z, y, x in voxels.
-    firsts
-        int64 (n,): flat index of the first voxel of each component.
-    """
-    from scipy import ndimage
-
-    labels, count = ndimage.label(marks)
-    at = np.flatnonzero(labels)
-    label = labels.reshape(-1)[at] - 1
-    mass = np.maximum(weights.reshape(-1)[at].astype(np.float64), 0)
-    mass[np.bincount(label, mass, count)[label] == 0] = 1
-    total = np.bincount(label, mass, count)
-    places = np.unravel_index(at, marks.shape)
-    centres = np.stack([np.bincount(label, mass * place, count) / total for place in places], 1)
-    return centres, at[np.unique(label, return_index=True)[1]]
+        lowest = np.float32(step.threshold.value)
+        found = ceiling >= lowest
+        # what is lower is below every peak that counts, and on no way to one
+        ceiling[ceiling < lowest - height] = -np.inf
+    if found.any():
+        raised = _reconstruct(ceiling - height, ceiling)
+        found &= ndimage.maximum_filter(raised, triple(step.shape), mode="reflect") == raised
+    labels, count = ndimage.label(found)
+    voxels = np.flatnonzero(labels)
+    label = labels.reshape(-1)[voxels]
+    first = voxels[np.unique(label, return_index=True)[1]]
+    place = np.empty(count + 1, np.int64)
+    place[1 + np.argsort(first)] = np.arange(count)
+    voxels = voxels[np.argsort(place[label], kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(place[label], minlength=count))])
+    flat = image.reshape(-1)[voxels]
+    values = np.maximum.reduceat(flat, starts[:-1]) if count else flat
+    z, y, x = image.shape
+    return Maxima(starts, voxels, values, (z, y, x), np.zeros(count, np.bool_))
 
 
 def _reconstruct(marker: NDArray[np.float32], ceiling: NDArray[np.float32]) -> NDArray[np.float32]:

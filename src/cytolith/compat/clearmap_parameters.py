@@ -1,25 +1,39 @@
-"""ClearMap's nested dicts of parameters, read into checked values in the order (z, y, x); they stay as they are."""
+"""ClearMap's nested dicts of parameters, read into those of the cells pipeline; they stay as they are.
+
+Lengths are (x, y, z) in ClearMap's dicts and (z, y, x) in what is made of them. Its conventions are models of the steps
+with other class variables.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cytolith.axes import Shape
-from cytolith.cells.config import nearest
+from cytolith.cells.config import (
+    BackgroundCorrection,
+    CellsConfig,
+    DogFilter,
+    Equalization,
+    IlluminationCorrection,
+    IntensityDetection,
+    MaximaDetection,
+    ShapeDetection,
+)
+from cytolith.cells.fields import nearest
+from cytolith.compat.clearmap_files import open_source
 from cytolith.errors import ConfigError
+from cytolith.io.flat_fields import read_flat_field
 from cytolith.kernels.measure import METHODS
 
-Triple = tuple[float, float, float]
-
-IMAGE_STEPS = ("illumination_correction", "background_correction", "equalization", "dog_filter")
-"""Steps that make an image from an image, in the order they run."""
-MEASURES = ("source", *IMAGE_STEPS)
+MEASURES = ("source", "illumination_correction", "background_correction", "equalization", "dog_filter")
 """Images that intensities can be measured on."""
 _FIELDS = {
     "illumination_correction": ("flatfield", "background", "scaling", "save"),
@@ -30,96 +44,52 @@ _FIELDS = {
     "shape_detection": ("threshold", "save"),
     "intensity_detection": ("method", "shape", "measure", "save"),
 }
+_FILES = (
+    ("illumination_correction", "flatfield"),
+    ("illumination_correction", "background"),
+    ("equalization", "mask"),
+)
+"""Parameters that may be files."""
 
 
-@dataclass(frozen=True)
-class Illumination:
-    """Flat-field correction; arrays and files as given, (x, y)."""
+class Background(BackgroundCorrection):
+    """The dilation is not reflected, as `cv2.morphologyEx` has it: an even opening is shifted by a voxel."""
 
-    flatfield: Any
-    background: Any
-    scaling: float | Literal["mean", "max"] | None
+    reflect_footprint: ClassVar[bool] = False
 
 
-@dataclass(frozen=True)
-class Background:
-    """Footprint of the opening of each plane."""
+class Maxima(MaximaDetection):
+    """Each voxel of a plateau is a maximum."""
 
-    shape: tuple[int, int]
-    """(y, x)."""
-    form: str
+    merge_plateaus: ClassVar[bool] = False
 
 
-@dataclass(frozen=True)
-class Equalization:
-    """Local percentiles."""
+class Shapes(ShapeDetection):
+    """Shapes grow from crosses of seven voxels."""
 
-    percentile: tuple[float, float]
-    max_value: float
-    selem: Shape
-    spacing: Shape
-    interpolate: Literal[0, 1]
-    mask: Any
-    """As given, (x, y, z); None: all voxels count."""
-
-
-@dataclass(frozen=True)
-class Dog:
-    """Difference of Gaussians."""
-
-    shape: Shape
-    sigma: Triple | None
-    sigma2: Triple | None
-
-
-@dataclass(frozen=True)
-class MaximaDetection:
-    """Maxima of the image after the last step."""
-
-    h_max: float | None
-    shape: Shape
-    threshold: float | None
-    valid: bool
-
-
-@dataclass(frozen=True)
-class ShapeDetection:
-    """Shapes grown over voxels above a threshold."""
-
-    threshold: float | None
-
-
-@dataclass(frozen=True)
-class Intensity:
-    """What is measured of each cell."""
-
-    method: str
-    shape: Triple
-    """Diameter of the ball that is measured where there are no shapes."""
-    measure: tuple[str, ...]
+    from_crosses: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """All steps; None: skipped."""
+    """What a dict of parameters asks for."""
 
-    illumination: Illumination | None
-    background: Background | None
-    equalization: Equalization | None
-    dog: Dog | None
-    maxima: MaximaDetection | None
-    shapes: ShapeDetection | None
-    intensity: Intensity | None
+    config: CellsConfig
+    valid: bool
+    """Whether a cell that several blocks see is given once."""
     saves: dict[str, Path]
     """Where results of steps are written, by the name of the step."""
+    files: list[Path]
+    """Files that are read beside the source."""
     verbose: bool
 
     @property
     def columns(self) -> list[tuple[str, type[np.generic]]]:
         """Columns of the table of cells."""
         names: list[tuple[str, type[np.generic]]] = [(axis, np.int64) for axis in "xyz"]
-        names += [("size", np.int64)] if self.shapes is not None else []
-        return names + [(name, np.float64) for name in (self.intensity.measure if self.intensity is not None else ())]
+        names += [("size", np.int64)] if self.config.shape_detection is not None else []
+        measured = self.config.intensity_detection
+        return names + [(name, np.float64) for name in (() if measured is None else measured.measure)]
 
 
 def read_parameters(given: Mapping[str, Any]) -> Parameters:
@@ -148,18 +118,28 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
                 raise ConfigError(f"{step}: unknown parameter {name!r}; {nearest(str(name), _FIELDS[step])}")
         if fields:
             steps[step] = fields
-    saves = {step: _save(step, fields["save"]) for step, fields in steps.items() if fields.get("save")}
+    maxima = steps.get("maxima_detection", {})
+    files = [steps.get(step, {}).get(name) for step, name in _FILES]
     return Parameters(
-        _read(steps, "illumination_correction", _illumination),
-        _read(steps, "background_correction", _background),
-        _read(steps, "equalization", lambda fields: read_equalization(**_without_save(fields))),
-        _read(steps, "dog_filter", lambda fields: read_dog(**{"shape": None, **_without_save(fields)})),
-        _read(steps, "maxima_detection", lambda fields: read_maxima(**_without_save(fields))),
-        _read(steps, "shape_detection", lambda fields: ShapeDetection(number("threshold", fields.get("threshold")))),
-        _read(steps, "intensity_detection", _intensity),
-        saves,
+        pipeline(
+            illumination_correction=_read(steps, "illumination_correction", _illumination),
+            background_correction=_read(steps, "background_correction", _background),
+            equalization=_read(steps, "equalization", lambda fields: read_equalization(**_without_save(fields))),
+            dog_filter=_read(steps, "dog_filter", lambda fields: read_dog(**{"shape": None, **_without_save(fields)})),
+            maxima_detection=_read(steps, "maxima_detection", _maxima),
+            shape_detection=_read(steps, "shape_detection", _shapes),
+            intensity_detection=_read(steps, "intensity_detection", _intensity),
+        ),
+        bool(maxima.get("valid", True)),
+        {step: _save(step, fields["save"]) for step, fields in steps.items() if fields.get("save")},
+        [Path(each) for each in files if isinstance(each, (str, PathLike))],
         bool(given.get("verbose")),
     )
+
+
+def pipeline(**steps: Any) -> CellsConfig:
+    """A configuration of these steps alone."""
+    return CellsConfig(**{**dict.fromkeys(CellsConfig.model_fields), **steps})
 
 
 def _read(steps: Mapping[str, Mapping[str, Any]], step: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
@@ -184,7 +164,7 @@ def _save(step: str, given: Any) -> Path:
     return Path(given).expanduser()
 
 
-def _illumination(fields: Mapping[str, Any]) -> Illumination | None:
+def _illumination(fields: Mapping[str, Any]) -> IlluminationCorrection | None:
     flatfield, scaling = fields.get("flatfield"), fields.get("scaling", "mean")
     if flatfield is None:
         return None
@@ -197,7 +177,19 @@ def _illumination(fields: Mapping[str, Any]) -> Illumination | None:
         scaling = number("scaling", scaling)
         if scaling is not None and scaling <= 0:
             raise ConfigError(f"scaling is {scaling!r}; a number above 0, 'mean', 'max' or None is needed")
-    return Illumination(flatfield, fields.get("background"), scaling)
+    background = fields.get("background")
+    return IlluminationCorrection(
+        flatfield=_plane(flatfield, "flatfield"),
+        background=None if background is None else _plane(background, "background"),
+        scaling=scaling,
+    )
+
+
+def _plane(given: Any, name: str) -> NDArray[np.float64] | float:
+    """Plane (y, x), line or number from an array (x, y) or a file: TIFF planes are (y, x) on disk."""
+    values = read_flat_field(given, name)
+    is_tiff = isinstance(given, (str, PathLike)) and Path(given).suffix.lower() in (".tif", ".tiff")
+    return values.T if isinstance(values, np.ndarray) and values.ndim == 2 and not is_tiff else values
 
 
 def _background(fields: Mapping[str, Any]) -> Background:
@@ -214,7 +206,7 @@ def read_background(shape: Any, form: Any) -> Background:
     if not isinstance(form, str) or form.lower() not in ("disk", "cube"):
         raise ConfigError(f"form is {form!r}; 'Disk' or 'Cube' is needed")
     x, y = (int(values[n % values.size]) for n in (0, 1))
-    return Background((y, x), form.lower())
+    return Background(shape=(y, x), form=form.lower())
 
 
 def read_equalization(
@@ -234,31 +226,41 @@ def read_equalization(
     if isinstance(interpolate, bool) or interpolate not in (0, 1):
         raise ConfigError(f"interpolate is {interpolate!r}; 1 (linear) or 0 (nearest) is needed")
     return Equalization(
-        (float(values[0]), float(values[1])),
-        float(max_value),
-        _extents("selem", selem),
-        _extents("spacing", spacing),
-        1 if interpolate else 0,
-        mask,
+        percentile=(float(values[0]), float(values[1])),
+        max_value=float(max_value),
+        selem=_extents("selem", selem),
+        spacing=_extents("spacing", spacing),
+        interpolate=1 if interpolate else 0,
+        mask=None if mask is None else open_source(mask).volume,
     )
 
 
-def read_dog(shape: Any, sigma: Any = None, sigma2: Any = None) -> Dog | None:
+def read_dog(shape: Any, sigma: Any = None, sigma2: Any = None) -> DogFilter | None:
     """Difference of Gaussians from ClearMap's arguments; None: there is none."""
     if shape is None:
         return None
-    return Dog(_extents("shape", shape), _sigmas("sigma", sigma), _sigmas("sigma2", sigma2))
+    return DogFilter(shape=_extents("shape", shape), sigma=_sigmas("sigma", sigma), sigma2=_sigmas("sigma2", sigma2))
 
 
-def read_maxima(h_max: Any = None, shape: Any = 5, threshold: Any = None, valid: Any = True) -> MaximaDetection:
+def _maxima(fields: Mapping[str, Any]) -> Maxima:
+    return read_maxima(**{name: value for name, value in fields.items() if name != "valid"})
+
+
+def read_maxima(h_max: Any = None, shape: Any = 5, threshold: Any = None, save: Any = None) -> Maxima:
     """Maxima from ClearMap's arguments."""
     height = number("h_max", h_max)
     if height is not None and height <= 0:
         raise ConfigError(f"h_max is {h_max!r}; a height above 0, or None for local maxima, is needed")
-    return MaximaDetection(height, _extents("shape", shape), number("threshold", threshold), bool(valid))
+    extent, lowest = _extents("shape", shape), number("threshold", threshold)
+    return Maxima(h_max=height, shape=extent, threshold=lowest, save=save or None)
 
 
-def _intensity(fields: Mapping[str, Any]) -> Intensity:
+def _shapes(fields: Mapping[str, Any]) -> Shapes:
+    lowest = number("threshold", fields.get("threshold"))
+    return Shapes(threshold=lowest, fraction=None, save=fields.get("save") or None)
+
+
+def _intensity(fields: Mapping[str, Any]) -> IntensityDetection:
     method = fields.get("method", "max")
     if not isinstance(method, str) or method.lower() not in METHODS:
         raise ConfigError(f"method is {method!r}; {nearest(str(method), METHODS)}")
@@ -269,12 +271,10 @@ def _intensity(fields: Mapping[str, Any]) -> Intensity:
             raise ConfigError(f"measure: {name!r} is no image of the pipeline; {nearest(str(name), MEASURES)}")
     if len(set(names)) != len(names):
         raise ConfigError(f"measure: a name is given twice in {list(names)}")
-    shape = fields.get("shape", 3)
-    values = np.asarray(3 if shape is None else shape)
-    if values.shape not in ((), (3,)) or values.dtype.kind not in "iuf" or not (values > 0).all():
-        raise ConfigError(f"shape is {shape!r}; one or three (x, y, z) diameters above 0 are needed")
-    x, y, z = (float(value) for value in np.broadcast_to(values, 3))
-    return Intensity(method.lower(), (z, y, x), names)
+    shape = fields.get("shape")
+    return IntensityDetection(
+        method=method.lower(), shape=_extents("shape", 3 if shape is None else shape), measure=names
+    )
 
 
 def number(name: str, given: Any) -> float | None:
@@ -297,7 +297,7 @@ def _extents(name: str, given: Any) -> Shape:
     return z, y, x
 
 
-def _sigmas(name: str, given: Any) -> Triple | None:
+def _sigmas(name: str, given: Any) -> tuple[float, float, float] | None:
     """Voxels (z, y, x) from one number or three, (x, y, z)."""
     if given is None:
         return None

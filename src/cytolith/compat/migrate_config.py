@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from cytolith.axes import VoxelSize
 from cytolith.cells.build import build_config, to_toml
-from cytolith.cells.config import CellsConfig, nearest
+from cytolith.cells.config import CellsConfig
+from cytolith.cells.fields import nearest
 from cytolith.cells.presets import preset
 from cytolith.errors import ConfigError, VolumeError
 

@@ -61,10 +61,15 @@ def tile(shape: Shape, core: Shape, halo: Shape) -> list[Block]:
     starts = [range(0, s, c) for s, c in zip(shape, core, strict=True)]
     blocks = []
     for index, origin in enumerate(itertools.product(*starts)):
-        cores = [slice(o, min(o + c, s)) for o, c, s in zip(origin, core, shape, strict=True)]
-        reads = [slice(max(c.start - h, 0), min(c.stop + h, s)) for c, h, s in zip(cores, halo, shape, strict=True)]
-        blocks.append(Block(index, (cores[0], cores[1], cores[2]), (reads[0], reads[1], reads[2])))
+        z, y, x = (slice(o, min(o + c, s)) for o, c, s in zip(origin, core, shape, strict=True))
+        blocks.append(Block(index, (z, y, x), grown((z, y, x), halo, shape)))
     return blocks
+
+
+def grown(region: Region, reach: Shape, shape: Shape) -> Region:
+    """A region and so many voxels (z, y, x) around it, as far as they lie in a volume of this shape."""
+    z, y, x = (slice(max(r.start - n, 0), min(r.stop + n, s)) for r, n, s in zip(region, reach, shape, strict=True))
+    return z, y, x
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cytolith.axes import Shape, VoxelSize
-from cytolith.cells.config import CellsConfig, DogFilter, Smoothing, nearest
+from cytolith.cells.config import CellsConfig, DogFilter, Smoothing
 from cytolith.cells.costs import clear_reach
+from cytolith.cells.fields import nearest
 from cytolith.cells.resolve import in_voxels, with_defaults
 from cytolith.errors import ConfigError
 from cytolith.quantities import Length, Threshold
