@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,28 +13,24 @@ from numpy.typing import NDArray
 from cytolith.compat.apmapflow_maps import PATCHING_BYTES, settle_map
 from cytolith.engine.events import Listener
 from cytolith.engine.executors import lend_pool
-from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, BlocksFailedError
 from cytolith.errors import ConfigError, OutputError
-from cytolith.fracture.clusters import by_size, kept_of
 from cytolith.fracture.config import FractureConfig
+from cytolith.fracture.execution import go_over, under_way
 from cytolith.fracture.labelling import Clusters
 from cytolith.fracture.maps import OffsetSettings, settle_offsets
 from cytolith.fracture.outputs import Outputs, stem_of
-from cytolith.fracture.passes import Painting, Passes
-from cytolith.fracture.preparation import Prepared, begin_run, prepare
+from cytolith.fracture.preparation import Prepared, prepare
 from cytolith.fracture.projections import Maps
+from cytolith.fracture.results import map_strips
 from cytolith.fracture.source import looks_grey
-from cytolith.fracture.tasks import ChangedVolumeError
 from cytolith.fracture.unfinished import has_blocks
 from cytolith.io.map_files import write_map_text
-from cytolith.io.row_file import RowFile
 from cytolith.io.volume import Volume, open_volume
 from cytolith.quantities import format_bytes
 
 log = logging.getLogger(__name__)
 
 MOST_COLOURS = 16
-_CELLS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -157,52 +151,23 @@ def _config(volume: Volume, image_file: Path, options: StackOptions) -> Fracture
 
 def _execute(prepared: Prepared, num_clusters: int, listener: Listener) -> StackResult:
     """Result of a prepared run, with its files in place."""
-    config, source, slabs, outputs = prepared.config, prepared.source, prepared.slabs, prepared.outputs
+    outputs = prepared.outputs
     result = StackResult(list(outputs.paths.values()))
+    kept = None if num_clusters == 0 else partial(kept_count, num_clusters=num_clusters)
     try:
-        with outputs, ExitStack() as stack:
-            kept = begin_run(prepared)
-            maps = None
-            if config.needs_maps:
-                maps = stack.enter_context(Maps(config.axis, source.volume.shape, outputs.scratch))
-            policy = STOP_AT_ONCE if kept is None else KEEP_GOING
-            passes = Passes(source, slabs, prepared.pool, listener=listener, policy=policy, kept=kept)
-            try:
-                clusters, keep = _go_over(passes, num_clusters, maps, outputs)
-            except ChangedVolumeError:
-                outputs.resumable = False
-                raise
-            except BlocksFailedError as error:
-                outputs.resumable = not any(isinstance(each.failure.error, ChangedVolumeError) for each in error.failed)
-                raise
-            result.notes += _notes(clusters, keep, num_clusters)
-            del clusters, keep
+        with under_way(prepared, listener) as (passes, maps):
+            clusters, order, count = go_over(passes, maps, outputs, kept=kept, colours=colours_of)
+            result.notes += _notes(clusters, order, count, num_clusters)
+            del clusters, order
             if maps is not None:
-                result.notes += _write_maps(maps, outputs, slabs.room)
-            outputs.commit()
-    except OutputError as error:
-        raise outputs.named(error) from error
+                result.notes += _write_maps(maps, outputs, prepared.slabs.room)
+    except OutputError:
+        raise
     except BaseException as error:
         if outputs.resumable and has_blocks(outputs.scratch):
             error.add_note(f"what is finished is kept in {outputs.folder}; the same command goes on from there")
         raise
     return result
-
-
-def _go_over(
-    passes: Passes, num_clusters: int, maps: Maps | None, outputs: Outputs
-) -> tuple[Clusters, NDArray[np.uint8]]:
-    """The passes over the volume; its clusters, and 1 for each that is kept."""
-    volume = passes.source.volume
-    sinks = {key: outputs.sink(key, volume.shape, np.uint8, volume.voxel_size) for key in outputs.stacks}
-    clusters = passes.find(maps if num_clusters == 0 else None)
-    order = by_size(clusters)
-    keep = kept_of(order, kept_count(len(order), num_clusters))
-    values = {"stack": keep * np.uint8(255), "cluster_image": colours_of(order)}
-    paintings = [Painting(values[key], sink) for key, sink in sinks.items()]
-    if paintings or (maps is not None and num_clusters != 0):
-        passes.apply(clusters, keep, None if num_clusters == 0 else maps, paintings)
-    return clusters, keep
 
 
 def kept_count(clusters: int, num_clusters: int) -> int:
@@ -221,15 +186,14 @@ def colours_of(order: NDArray[np.int64]) -> NDArray[np.uint8]:
     return colours
 
 
-def _notes(clusters: Clusters, keep: NDArray[np.uint8], num_clusters: int) -> list[str]:
-    total, kept = len(keep), int(keep.sum())
-    voxels, left = int(clusters.size.sum()), int(clusters.size[keep > 0].sum())
+def _notes(clusters: Clusters, order: NDArray[np.int64], count: int, num_clusters: int) -> list[str]:
+    total, voxels, left = len(order), int(clusters.size.sum()), int(clusters.size[order[:count]].sum())
     log.info(
-        "%s fracture voxels in %s clusters; %s voxels in %s are kept", *map("{:,}".format, (voxels, total, left, kept))
+        "%s fracture voxels in %s clusters; %s voxels in %s are kept", *map("{:,}".format, (voxels, total, left, count))
     )
     if not total:
         return ["no voxel is fracture: apertures are 0 and there is no offset; is it the other way round (-i)?"]
-    if not kept:
+    if not count:
         return [f"-n {num_clusters}: the stack holds only {total} clusters, and none is left"]
     if num_clusters > total:
         return [f"-n {num_clusters}, but the stack holds only {total}: all were kept"]
@@ -239,7 +203,7 @@ def _notes(clusters: Clusters, keep: NDArray[np.uint8], num_clusters: int) -> li
 def _write_maps(maps: Maps, outputs: Outputs, room: int) -> list[str]:
     """Write the maps that are wanted as text; what should be known of them."""
     if "aperture_map" in outputs.paths:
-        write_map_text(outputs.partial("aperture_map"), _strips(maps.aperture), "%d")
+        write_map_text(outputs.partial("aperture_map"), map_strips(maps.aperture), "%d")
     if "offset_map" not in outputs.paths:
         return []
     rows, columns = maps.first.shape
@@ -251,13 +215,9 @@ def _write_maps(maps: Maps, outputs: Outputs, room: int) -> list[str]:
         return []
     patched, _ = settle_offsets(maps.first, outputs.scratch, OffsetSettings(), memory=room)
     with patched:
-        write_map_text(outputs.partial("offset_map"), (strip + 1 for strip in _strips(patched)), "%f")
+        write_map_text(outputs.partial("offset_map"), (strip + 1 for strip in map_strips(patched)), "%f")
     note = (
         f"patching {rows:,} x {columns:,} offsets as apmapflow does takes {format_bytes(needed)} of memory, more than "
         "there is: they were patched as cytolith fracture does, and some patched values differ"
     )
     return [note]
-
-
-def _strips(rows: RowFile) -> Iterator[NDArray[Any]]:
-    return (strip for _, strip in rows.strips(max(_CELLS_AT_ONCE // rows.shape[1], 1)))

@@ -6,8 +6,8 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,22 @@ from numpy.typing import NDArray
 from cytolith.axes import VoxelSize
 from cytolith.engine.events import Listener
 from cytolith.engine.executors import Pool, lend_pool
-from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, BlocksFailedError
-from cytolith.errors import ConfigError, OutputError
+from cytolith.errors import ConfigError
 from cytolith.fracture.clusters import (
     Table,
-    by_size,
     cluster_table,
-    kept_of,
     table_columns,
 )
 from cytolith.fracture.config import FractureConfig
-from cytolith.fracture.labelling import Clusters
+from cytolith.fracture.execution import go_over, under_way
 from cytolith.fracture.maps import OffsetSettings, settle_offsets
-from cytolith.fracture.outputs import Outputs
-from cytolith.fracture.passes import Painting, Passes
+from cytolith.fracture.passes import Passes
 from cytolith.fracture.places import plan_passes
-from cytolith.fracture.preparation import Prepared, begin_run, prepare
+from cytolith.fracture.preparation import Prepared, prepare
 from cytolith.fracture.projections import Maps
 from cytolith.fracture.results import write_maps
 from cytolith.fracture.source import Source
 from cytolith.fracture.summary import hints_of, summarize
-from cytolith.fracture.tasks import ChangedVolumeError
 from cytolith.io.tables import write_table
 from cytolith.io.volume import open_volume
 
@@ -161,53 +156,35 @@ def execute(prepared: Prepared, listener: Listener = lambda _: None) -> Fracture
     """Result of a prepared run, with its files in place."""
     config, source, slabs, outputs = prepared.config, prepared.source, prepared.slabs, prepared.outputs
     start = time.perf_counter()
-    try:
-        with outputs, ExitStack() as stack:
-            kept = begin_run(prepared)
-            maps = None
-            if config.needs_maps:
-                maps = stack.enter_context(Maps(config.axis, source.volume.shape, outputs.scratch))
-            policy = STOP_AT_ONCE if kept is None else KEEP_GOING
-            passes = Passes(source, slabs, prepared.pool, listener=listener, policy=policy, kept=kept)
-            log.info(
-                "%s: %s %s; fracture where %s%s; opening axis %s",
-                source.volume.name,
-                " x ".join(map(str, source.volume.shape)),
-                source.volume.dtype,
-                "not 0" if config.threshold is None else f"> {config.threshold:g}",
-                ", inverted" if config.invert else "",
-                config.axis,
-            )
-            try:
-                clusters, order = _go_over(passes, config, maps, outputs)
-            except ChangedVolumeError:
-                outputs.resumable = False
-                raise
-            except BlocksFailedError as error:
-                outputs.resumable = not any(isinstance(each.failure.error, ChangedVolumeError) for each in error.failed)
-                raise
-            seconds = {"clusters": time.perf_counter() - start}
-            log.info("%s clusters, stacks and projections in %.2f s", f"{len(order):,}", seconds["clusters"])
-            table = cluster_table(clusters, order)
-            del clusters, order
-            n_kept = len(table["id"]) if config.n is None else min(config.n, len(table["id"]))
-            summary = summarize(source.volume, config, slabs.plan, outputs.paths, table, n_kept)
-            if maps is not None:
-                write_maps(maps, config, outputs, source.volume.voxel_size, summary, outputs.scratch, slabs.room)
-                seconds["maps"] = time.perf_counter() - start - seconds["clusters"]
-                log.info("maps in %.2f s", seconds["maps"])
-            if "clusters" in outputs.paths:
-                columns = table_columns(table, source.volume.shape, source.volume.voxel_size, n_kept)
-                write_table(columns, outputs.partial("clusters"))
-            summary["hints"] = prepared.hints + hints_of(summary, config)
-            summary["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-            if "summary" in outputs.paths:
-                text = json.dumps(summary, indent=2) + "\n"
-                outputs.partial("summary").write_text(text, encoding="utf-8", newline="\n")
-            outputs.commit()
-            log.info("%d files put in place in %s", len(outputs.paths), outputs.folder)
-    except OutputError as error:
-        raise outputs.named(error) from error
+    with under_way(prepared, listener) as (passes, maps):
+        log.info(
+            "%s: %s %s; fracture where %s%s; opening axis %s",
+            source.volume.name,
+            " x ".join(map(str, source.volume.shape)),
+            source.volume.dtype,
+            "not 0" if config.threshold is None else f"> {config.threshold:g}",
+            ", inverted" if config.invert else "",
+            config.axis,
+        )
+        clusters, order, n_kept = go_over(passes, maps, outputs, kept=_kept(config), colours=cluster_colours)
+        seconds = {"clusters": time.perf_counter() - start}
+        log.info("%s clusters, stacks and projections in %.2f s", f"{len(order):,}", seconds["clusters"])
+        table = cluster_table(clusters, order)
+        del clusters, order
+        summary = summarize(source.volume, config, slabs.plan, outputs.paths, table, n_kept)
+        if maps is not None:
+            write_maps(maps, config, outputs, source.volume.voxel_size, summary, outputs.scratch, slabs.room)
+            seconds["maps"] = time.perf_counter() - start - seconds["clusters"]
+            log.info("maps in %.2f s", seconds["maps"])
+        if "clusters" in outputs.paths:
+            columns = table_columns(table, source.volume.shape, source.volume.voxel_size, n_kept)
+            write_table(columns, outputs.partial("clusters"))
+        summary["hints"] = prepared.hints + hints_of(summary, config)
+        summary["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+        if "summary" in outputs.paths:
+            text = json.dumps(summary, indent=2) + "\n"
+            outputs.partial("summary").write_text(text, encoding="utf-8", newline="\n")
+    log.info("%d files put in place in %s", len(outputs.paths), outputs.folder)
     return FractureResult(table, summary, outputs.paths)
 
 
@@ -275,29 +252,17 @@ def fracture_maps(
     with lend_pool(executor, workers) as pool, tempfile.TemporaryDirectory() as scratch:
         slabs = plan_passes(checked, pool, workers, memory, needs=Maps.needs(volume.shape, axis))
         with Maps(axis, volume.shape, Path(scratch)) as maps:
-            _go_over(Passes(checked, slabs, pool), config, maps, None)
+            go_over(Passes(checked, slabs, pool), maps, None, kept=_kept(config), colours=cluster_colours)
             settled, _ = settle_offsets(maps.first, Path(scratch), config.offsets, memory=slabs.room)
             with settled:
                 rows = settled.shape[0]
                 return maps.aperture.read(0, rows), settled.read(0, rows)
 
 
-def _go_over(
-    passes: Passes, config: FractureConfig, maps: Maps | None, outputs: Outputs | None
-) -> tuple[Clusters, NDArray[np.int64]]:
-    """The passes over the volume; clusters, and their order by size."""
-    volume = passes.source.volume
-    stacks = {} if outputs is None else outputs.stacks
-    sinks = {key: outputs.sink(key, volume.shape, np.uint8, volume.voxel_size) for key in stacks if outputs is not None}
-    all_count = config.n is None
-    clusters = passes.find(maps if all_count else None)
-    order = by_size(clusters)
-    keep = kept_of(order, config.n)
-    values = {"stack": keep * np.uint8(255), "cluster_image": cluster_colours(order)}
-    paintings = [Painting(values[key], sink) for key, sink in sinks.items()]
-    if paintings or (maps is not None and not all_count):
-        passes.apply(clusters, keep, None if all_count else maps, paintings)
-    return clusters, order
+def _kept(config: FractureConfig) -> Callable[[int], int] | None:
+    """How many of so many clusters are kept; None: all voxels count."""
+    n = config.n
+    return None if n is None else lambda total: min(n, total)
 
 
 def cluster_colours(order: NDArray[np.int64]) -> NDArray[np.uint8]:

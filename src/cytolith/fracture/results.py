@@ -32,7 +32,7 @@ def write_maps(
     room: int,
 ) -> None:
     """Statistics and files of both maps; they pass through memory a strip at a time."""
-    statistics = aperture_statistics(count_values(_strips(maps.aperture)))
+    statistics = aperture_statistics(count_values(map_strips(maps.aperture)))
     edge = None if voxel_size is None else voxel_size[AXES.index(config.axis)]
     summary["aperture"] = statistics
     summary["aperture_um"] = None if edge is None else in_micrometres(statistics, edge)
@@ -56,13 +56,13 @@ def _write_map(
     number: str,
 ) -> None:
     if f"{name}_map" in outputs.paths:
-        write_map_text(outputs.partial(f"{name}_map"), _strips(rows), number)
+        write_map_text(outputs.partial(f"{name}_map"), map_strips(rows), number)
     if f"{name}_image" in outputs.paths:
         dtype = np.float32 if number == "%f" else np.int32
-        strips = (strip.astype(dtype, copy=False) for strip in _strips(rows))
+        strips = (strip.astype(dtype, copy=False) for strip in map_strips(rows))
         write_map_tiff(outputs.partial(f"{name}_image"), strips, rows.shape, dtype, cell)
     if f"{name}_picture" in outputs.paths:
-        small = reduce_map(_strips(rows), rows.shape)
+        small = reduce_map(map_strips(rows), rows.shape)
         write_map_picture(
             outputs.partial(f"{name}_picture"),
             small,
@@ -74,7 +74,8 @@ def _write_map(
         )
 
 
-def _strips(rows: RowFile) -> Iterator[NDArray[Any]]:
+def map_strips(rows: RowFile) -> Iterator[NDArray[Any]]:
+    """A map some rows at a time, in order."""
     return (strip for _, strip in rows.strips(max(_CELLS_AT_ONCE // rows.shape[1], 1)))
 
 
