@@ -179,6 +179,17 @@ def test_int16_saturates():
     assert remove_background(plane, 3).max() == 32_767
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_smaller_of_two(seed, dtype):
+    image = random_image(seed, (2, 40, 61), dtype)
+    out = remove_background(image, 7)
+    expected = np.minimum(out, remove_background(image, (1, 25), "cube"))
+    assert (expected < out).any()
+    assert remove_background(image, (1, 25), "cube", smaller=True, out=out) is out
+    assert np.array_equal(out, expected)
+
+
 @pytest.mark.parametrize("reflect", [True, False])
 @pytest.mark.parametrize(("form", "shape"), [("disk", (10, 7)), ("disk", (5, 4)), ("cube", (3, 6)), ("disk", (20, 2))])
 def test_reach_is_exact(form, shape, reflect):
@@ -261,6 +272,7 @@ def test_infinity_survives():
         (lambda im: remove_background(im, 0), "shape must be one positive"),
         (lambda im: remove_background(im, 2.5), "shape must be one positive"),
         (lambda im: remove_background(im, 3, "disc"), "did you mean 'disk'"),
+        (lambda im: remove_background(im, 3, smaller=True), "smaller=True needs out"),
         (lambda im: opening(im, np.zeros((3, 3), bool)), "footprint must be"),
         (lambda im: opening(im, np.ones((3, 3), np.uint8)), "footprint must be"),
         (lambda im: opening(im, np.ones((3, 3, 3), bool)), "footprint must be"),

@@ -70,8 +70,6 @@ def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
     if config.equalization is not None:
         total += 4.0  # sorted copies of the windows
         total += 2.0 if config.equalization.mask is not None else 0.0
-    if config.background_correction is not None and config.background_correction.stripe_length is not None:
-        total += dtype.itemsize if config.illumination_correction is None else 4
     if config.features is not None:
         total += 16.0  # two more smoothings, the background, and the image as real numbers
     maxima, shapes = config.maxima_detection, config.shape_detection

@@ -18,10 +18,7 @@ from cytolith.cells.config import (
     IMAGE_STEPS,
     BackgroundCorrection,
     CellsConfig,
-    DogFilter,
-    Equalization,
     MaximaDetection,
-    Smoothing,
 )
 from cytolith.cells.resolve import real, whole
 from cytolith.engine.grid import Block
@@ -148,6 +145,27 @@ def image_dtypes(config: CellsConfig, source: np.dtype[Any]) -> dict[str, np.dty
     return dtypes
 
 
+class Arrays(Protocol):
+    """Memory of the images, by name: a workspace, or a lane of a GPU."""
+
+    def array(self, name: str, shape: Shape, dtype: Any) -> Any:
+        """Uninitialised array."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of the steps; those of a GPU take the same arguments and give the same bits."""
+
+    apply_flat_field: Callable[..., Any] = apply_flat_field
+    remove_background: Callable[..., Any] = remove_background
+    equalize: Callable[..., Any] = equalize
+    smooth: Callable[..., Any] = smooth
+    dog_filter: Callable[..., Any] = dog_filter
+
+
+ON_CPU = Kernels()
+
+
 def run_image_steps(
     image: Image,
     region: Region,
@@ -186,84 +204,49 @@ def run_image_steps(
 
 
 def run_step(
-    name: str, image: Image, region: Region, setting: Setting, workspace: Workspace, *, mask: Image | None = None
-) -> Image:
-    """The image after one step; the image itself where the step is skipped. Parameters as in `run_image_steps`."""
+    name: str,
+    image: Any,
+    region: Region,
+    setting: Setting,
+    arrays: Arrays,
+    *,
+    mask: Any = None,
+    kernels: Kernels = ON_CPU,
+) -> Any:
+    """The image after one step; the image itself where the step is skipped.
+
+    Parameters as in `run_image_steps`. With the kernels of a GPU, images and mask are arrays there.
+    """
     step: Any = getattr(setting.config, name)
     if step is None or (name == "illumination_correction" and setting.flat_field is None):
         return image
-    return _STEPS[name](step, image, region, setting, workspace, mask)
-
-
-def _illumination_correction(
-    _: Any, image: Image, region: Region, setting: Setting, workspace: Workspace, __: Image | None
-) -> Image:
-    assert setting.flat_field is not None
-    field = setting.flat_field.crop(region[1], region[2])
-    return apply_flat_field(image, field, out=workspace.array("illumination", image.shape, np.float32))
-
-
-def _background_correction(
-    step: BackgroundCorrection, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None
-) -> Image:
-    assert step.shape is not None
-    y, x = whole(step.shape)
-    out = workspace.array("background", image.shape, image.dtype)
-    remove_background(image, (y, x), step.form, reflect_footprint=step.reflect_footprint, out=out)
-    if step.stripe_length is not None:
-        # what is left above the larger of two backgrounds is the smaller of what is left above each
-        line = workspace.array("stripes", image.shape, image.dtype)
-        remove_background(image, stripe_footprint(step), "cube", out=line)
-        np.minimum(out, line, out=out)
-    return out
-
-
-def _equalization(
-    step: Equalization, image: Image, region: Region, setting: Setting, workspace: Workspace, mask: Image | None
-) -> Image:
-    assert step.selem is not None
-    assert step.spacing is not None
-    return equalize(
-        image,
-        percentile=step.percentile,
-        max_value=step.max_value,
-        selem=triple(step.selem),
-        spacing=triple(step.spacing),
-        interpolate=step.interpolate,
-        mask=mask,
-        origin=region_origin(region),
-        volume_shape=setting.shape,
-        out=workspace.array("equalization", image.shape, np.float32),
-    )
-
-
-def _smoothing(step: Smoothing, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None) -> Image:
-    assert step.sigma is not None
-    return smooth(
-        image, sigmas(step.sigma), truncate=TRUNCATE, out=workspace.array("smoothing", image.shape, np.float32)
-    )
-
-
-def _dog_filter(
-    step: DogFilter, image: Image, _: Region, __: Setting, workspace: Workspace, ___: Image | None
-) -> Image:
-    assert step.shape is not None
-    return dog_filter(
-        image,
-        triple(step.shape),
-        None if step.sigma is None else sigmas(step.sigma),
-        None if step.sigma2 is None else sigmas(step.sigma2),
-        out=workspace.array("dog", image.shape, np.float32),
-    )
-
-
-_STEPS: dict[str, Callable[..., Image]] = {
-    "illumination_correction": _illumination_correction,
-    "background_correction": _background_correction,
-    "equalization": _equalization,
-    "smoothing": _smoothing,
-    "dog_filter": _dog_filter,
-}
+    out = arrays.array(name, image.shape, image.dtype if name == "background_correction" else np.float32)
+    if name == "illumination_correction":
+        assert setting.flat_field is not None
+        return kernels.apply_flat_field(image, setting.flat_field.crop(region[1], region[2]), out=out)
+    if name == "background_correction":
+        reflect = step.reflect_footprint
+        kernels.remove_background(image, whole(step.shape), step.form, reflect_footprint=reflect, out=out)
+        if step.stripe_length is not None:
+            kernels.remove_background(image, stripe_footprint(step), "cube", smaller=True, out=out)
+        return out
+    if name == "equalization":
+        return kernels.equalize(
+            image,
+            percentile=step.percentile,
+            max_value=step.max_value,
+            selem=triple(step.selem),
+            spacing=triple(step.spacing),
+            interpolate=step.interpolate,
+            mask=mask,
+            origin=region_origin(region),
+            volume_shape=setting.shape,
+            out=out,
+        )
+    if name == "smoothing":
+        return kernels.smooth(image, sigmas(step.sigma), truncate=TRUNCATE, out=out)
+    narrow, wide = (None if each is None else sigmas(each) for each in (step.sigma, step.sigma2))
+    return kernels.dog_filter(image, triple(step.shape), narrow, wide, out=out)
 
 
 def stripe_footprint(step: BackgroundCorrection) -> tuple[int, int]:

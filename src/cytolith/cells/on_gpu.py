@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytolith.axes import region_origin
 from cytolith.cells.background_jump import Backgrounds, inside
 from cytolith.cells.config import IMAGE_STEPS, CellsConfig
 from cytolith.cells.gpus import GpuUse
 from cytolith.cells.images import (
-    TRUNCATE,
     Found,
     Image,
+    Kernels,
     Setting,
     dense_halo,
     look_on_cpu,
-    sigmas,
-    stripe_footprint,
+    run_step,
     triple,
 )
-from cytolith.cells.resolve import whole
 from cytolith.cells.seeds import seed_threshold
 from cytolith.engine.gpus import GpuError, Lane, Lanes
 from cytolith.engine.grid import Block
@@ -136,19 +134,26 @@ class _OnLane:
     def run(
         self, mask: Image | None, mask_limit: int | None, seconds: dict[str, float]
     ) -> tuple[dict[str, Image], Found | None]:
-        lane, config = self._lane, self._setting.config
+        lane = self._lane
         lane.mark("begin")
         on_gpu = {"source": lane.upload("source", self._image)}
         counted = None if mask is None else lane.upload("mask", mask.view(np.uint8))
         lane.mark("upload")
         current = on_gpu["source"]
+        kernels = Kernels(
+            apply_flat_field,
+            partial(remove_background, allocate=lane.array),
+            partial(equalize, allocate=lane.array),
+            smooth,
+            dog_filter,
+        )
         for name in IMAGE_STEPS:
-            step: Any = getattr(config, name)
-            if step is not None and (name != "illumination_correction" or self._setting.flat_field is not None):
-                try:
-                    current = self._step(name, step, current, counted)
-                except ValueError as error:  # checked for the CPU, but a kernel may be too large for a GPU
-                    raise GpuError(f"{name}: {error}") from error
+            before, region = current, self._block.read
+            try:
+                current = run_step(name, before, region, self._setting, lane, mask=counted, kernels=kernels)
+            except ValueError as error:  # checked for the CPU, but a kernel may be too large for a GPU
+                raise GpuError(f"{name}: {error}") from error
+            if current is not before:
                 lane.mark(name)
             on_gpu[name] = current
         found, runs = self._find(on_gpu, mask_limit) if self._needs.finds else (None, None)
@@ -157,39 +162,6 @@ class _OnLane:
         lane.mark("download")
         lane.wait(seconds)
         return images, found
-
-    def _step(self, name: str, step: Any, image: Any, mask: Any) -> Any:
-        """The image after a step, on the GPU."""
-        allocate = self._lane.array
-        out = allocate(name, image.shape, image.dtype if name == "background_correction" else np.float32)
-        if name == "illumination_correction":
-            assert self._setting.flat_field is not None
-            _, y, x = self._block.read
-            return apply_flat_field(image, self._setting.flat_field.crop(y, x), out=out)
-        if name == "background_correction":
-            height, width = whole(step.shape)
-            remove_background(image, (height, width), step.form, out=out, allocate=allocate)
-            if step.stripe_length is not None:
-                remove_background(image, stripe_footprint(step), "cube", smaller=True, out=out, allocate=allocate)
-            return out
-        if name == "equalization":
-            return equalize(
-                image,
-                percentile=step.percentile,
-                max_value=step.max_value,
-                selem=triple(step.selem),
-                spacing=triple(step.spacing),
-                interpolate=step.interpolate,
-                mask=mask,
-                origin=region_origin(self._block.read),
-                volume_shape=self._setting.shape,
-                out=out,
-                allocate=allocate,
-            )
-        if name == "smoothing":
-            return smooth(image, sigmas(step.sigma), truncate=TRUNCATE, out=out)
-        narrow, wide = (None if each is None else sigmas(each) for each in (step.sigma, step.sigma2))
-        return dog_filter(image, triple(step.shape), narrow, wide, out=out)
 
     def _find(self, on_gpu: dict[str, Any], mask_limit: int | None) -> tuple[Found | None, DeviceRuns | None]:
         """What the CPU goes on with, and the voxels whose values it needs; None where there are too many of them."""

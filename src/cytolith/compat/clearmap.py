@@ -343,7 +343,8 @@ def _after(source: Any, **steps: Any) -> NDArray[Any]:
     (name,), config, region = steps, pipeline(**steps), full_region(volume.shape)
     mask = Reader(volume, config).read_mask(region, Workspace())
     setting = Setting(config, volume.shape)
-    return run_step(name, volume.read(region), region, setting, Workspace(), mask=mask).T
+    after: NDArray[Any] = run_step(name, volume.read(region), region, setting, Workspace(), mask=mask)
+    return after.T
 
 
 def _table(found: Table, parameters: Parameters) -> NDArray[Any]:

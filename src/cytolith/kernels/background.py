@@ -13,6 +13,8 @@ from cytolith.kernels.jit import jit
 from cytolith.kernels.opening_plan import BATCH, LINE, Plan, mask_bounds, plan_opening
 
 _DTYPES = ("uint8", "uint16", "int16", "float32")
+_OPEN, _SUBTRACT, _SMALLER = range(3)
+"""What is made of an opening: itself, the image less it, the smaller of that and what is there."""
 
 
 def remove_background(
@@ -21,6 +23,7 @@ def remove_background(
     form: str = "disk",
     *,
     reflect_footprint: bool = True,
+    smaller: bool = False,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Subtract from every plane its grey opening: what is narrower than the footprint stays, the background goes.
@@ -39,6 +42,8 @@ def remove_background(
         "disk" or "cube", see `cytolith.kernels.footprints.footprint`.
     reflect_footprint
         See `opening`.
+    smaller
+        `out` receives the smaller of what it holds and the result: what is above the larger of two backgrounds.
     out
         C-contiguous array of the shape of the image and the dtype of the result, filled and returned.
 
@@ -50,7 +55,7 @@ def remove_background(
     Raises
     ------
     ValueError
-        For a dtype, shape, form or out that do not fit.
+        For a dtype, shape, form or out that do not fit, and for `smaller` without `out`.
 
     Notes
     -----
@@ -63,7 +68,10 @@ def remove_background(
     >>> remove_background(image, 3)[0, 4, 3:6]
     array([  0, 150,   0], dtype=uint16)
     """
-    return _opening(image, named_footprint(form, plane_shape(shape)), reflect_footprint, True, out)
+    if smaller and out is None:
+        raise ValueError("smaller=True needs out: the result is compared with what it holds")
+    mask = named_footprint(form, plane_shape(shape))
+    return _opening(image, mask, reflect_footprint, _SMALLER if smaller else _SUBTRACT, out)
 
 
 def opening(
@@ -115,7 +123,7 @@ def opening(
         raise ValueError(
             f"footprint must be a 2-d bool mask with at least one voxel, got {mask.dtype} of shape {mask.shape}"
         )
-    return _opening(image, mask, reflect_footprint, False, out)
+    return _opening(image, mask, reflect_footprint, _OPEN, out)
 
 
 def background_reach(
@@ -141,7 +149,7 @@ def plane_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _opening(
-    image: NDArray[Any], mask: NDArray[np.bool_], reflect: bool, subtract: bool, out: NDArray[Any] | None
+    image: NDArray[Any], mask: NDArray[np.bool_], reflect: bool, ending: int, out: NDArray[Any] | None
 ) -> NDArray[Any]:
     image = np.asarray(image)
     dtype = np.dtype({"bool": "uint8", "float64": "float32"}.get(image.dtype.name, image.dtype.name))
@@ -173,7 +181,7 @@ def _opening(
         plan,
         dtype.type(top),
         dtype.type(pivot),
-        subtract,
+        ending,
         dtype.kind == "i",
     )
     return out
@@ -195,10 +203,10 @@ def _open_planes(
     plan: Plan,
     top: Any,
     pivot: Any,
-    subtract: bool,
+    ending: int,
     signed: bool,
 ) -> None:
-    """Open every plane into `opened`, or write the image less its opening there. Scratch is filled with `top`."""
+    """Open every plane into `opened`, or put there what its ending says. Scratch is filled with `top`."""
     n_planes, height, width = planes.shape
     length = BATCH * plan.stride
     for z in range(n_planes):
@@ -223,12 +231,16 @@ def _open_planes(
             for i in range(BATCH):
                 y = first + i - plan.opening_lag
                 dilated = plan.dilation_result + i * plan.stride
-                if 0 <= y < height:
-                    _turn(opened[z, y], scratch[dilated : dilated + width], pivot)
-                    if subtract:
-                        _subtract_from(planes[z, y], opened[z, y])
-                        if signed:
-                            _undo_overflow(opened[z, y], top)
+                if not 0 <= y < height:
+                    continue
+                if ending == _SMALLER:
+                    _lower(opened[z, y], planes[z, y], scratch[dilated : dilated + width], pivot, top)
+                    continue
+                _turn(opened[z, y], scratch[dilated : dilated + width], pivot)
+                if ending == _SUBTRACT:
+                    _subtract_from(planes[z, y], opened[z, y])
+                    if signed:
+                        _undo_overflow(opened[z, y], top)
             for k in range(plan.moves.shape[0]):
                 target, source, n = plan.moves[k]
                 _copy(scratch[target : target + n], scratch[source : source + n])
@@ -292,6 +304,15 @@ def _subtract_from(image: NDArray[Any], opened: NDArray[Any]) -> None:
     for i in range(opened.size):
         below = opened[i] if opened[i] < image[i] else image[i]
         opened[i] = image[i] - below
+
+
+@jit
+def _lower(target: NDArray[Any], image: NDArray[Any], turned: NDArray[Any], pivot: Any, top: Any) -> None:
+    for i in range(target.size):
+        opened = pivot - turned[i]
+        left = image[i] - (opened if opened < image[i] else image[i])
+        left = left if left < top else top
+        target[i] = left if left < target[i] else target[i]
 
 
 @jit

@@ -132,7 +132,8 @@ class Chain:
 
         def make(name: str, before: Image) -> Image:
             self.runs[name] += 1
-            return run_step(name, before, block.read, setting, Workspace(), mask=mask)
+            after: Image = run_step(name, before, block.read, setting, Workspace(), mask=mask)
+            return after
 
         for name in IMAGE_STEPS:
             if getattr(resolved, name) is not None and (name != "illumination_correction" or setting.flat_field):
