@@ -128,7 +128,7 @@ def test_other_workers_and_memory_go_on_with_the_same_blocks(planes, tmp_path, u
         ({"steps": STEPS | {"smoothing": None}}, "smoothing"),
         (
             {"steps": STEPS | {"shape_detection": {"threshold": "20 mad"}}},
-            "shape_detection.threshold is '20 mad', and there '4 mad'",
+            "shape_detection.threshold is 20 mad, and there 4 mad",
         ),
         ({"voxel_size": (5, 2, 2)}, "voxel_size_um"),
         ({"block": (20, 60, 70)}, "--block 20,60,70: the unfinished run has blocks of 12,60,70"),
@@ -153,7 +153,7 @@ def test_another_input_is_refused(planes, tmp_path, undisturbed):
     stopped(planes, out)
     copy = tmp_path / "copy"
     shutil.copytree(planes, copy)
-    with pytest.raises(OutputError, match=r"input\.path is '.*copy', and there"):
+    with pytest.raises(OutputError, match=r"input\.path is .*copy, and there"):
         run(copy, out)
 
 

@@ -16,6 +16,7 @@ from cytolith.cells.reader import Reader
 from cytolith.cells.results import Tally, tally_of
 from cytolith.engine.checkpoint import Checkpoints, run_digest
 from cytolith.engine.grid import Block
+from cytolith.engine.identity import first_difference
 from cytolith.engine.version import code_version
 from cytolith.errors import OutputError
 from cytolith.io.record import RecordError, read_record, write_record
@@ -119,22 +120,11 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
         return "it is of an older version of cytolith"
     if before["version"] != now["version"]:
         return f"it is of cytolith {before['version']}, and this is {now['version']}"
-    old, new = _flat(before), _flat(now)
-    for name in [*new, *old]:
-        if old.get(name) != new.get(name):
-            shown = name.removeprefix("config.")
-            return f"{shown} is {new.get(name, 'not given')!r}, and there {old.get(name, 'not given')!r}"
-    return "its record is damaged"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    difference = first_difference(now, before)
+    if difference is None:
+        return "its record is damaged"
+    name, here, there = difference
+    return f"{name.removeprefix('config.')} is {here}, and there {there}"
 
 
 @dataclass

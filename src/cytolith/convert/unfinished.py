@@ -22,6 +22,7 @@ from typing import Any
 from cytolith.axes import Shape
 from cytolith.engine.checkpoint import Checkpoints, run_digest
 from cytolith.engine.grid import Block
+from cytolith.engine.identity import first_difference
 from cytolith.errors import OutputError
 from cytolith.io.files import output_error, write_text
 from cytolith.io.record import RecordError, read_record, write_record
@@ -75,22 +76,13 @@ def refuse_other(unfinished: Unfinished, identity: Mapping[str, Any] | None, pat
     OutputError
         Names the first difference.
     """
-    now = {"input": "an array"} if identity is None else identity
-    then = unfinished.identity
-    for name in [*now, *(name for name in then if name not in now)]:
-        if now.get(name) != then.get(name):
-            raise OutputError(
-                f"{path}: {name} is {_text(now.get(name))}, the unfinished conversion to it has "
-                f"{_text(then.get(name))}: give the same, or --overwrite to begin anew"
-            )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return " x ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    difference = first_difference({"input": "an array"} if identity is None else identity, unfinished.identity)
+    if difference is not None:
+        name, now, then = difference
+        raise OutputError(
+            f"{path}: {name} is {now}, the unfinished conversion to it has {then}: give the same, or --overwrite to "
+            "begin anew"
+        )
 
 
 def refuse_changed(folder: Path, blocks: Sequence[Block], first_plane: int, now: Stamps | None) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from cytolith.engine.checkpoint import Checkpoints, run_digest
 from cytolith.engine.grid import Block
+from cytolith.engine.identity import first_difference
 from cytolith.engine.version import code_version
 from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
@@ -96,22 +97,13 @@ def refuse_other(unfinished: Unfinished, identity: Mapping[str, Any] | None, fol
     OutputError
         Names the first difference.
     """
-    now = {"input": "an array"} if identity is None else identity
-    then = unfinished.identity
-    for name in [*now, *(name for name in then if name not in now)]:
-        if now.get(name) != then.get(name):
-            raise OutputError(
-                f"{folder}: {name} is {_text(now.get(name))}, the unfinished run there has {_text(then.get(name))}: "
-                "give the same, or -f (--force) to begin anew"
-            )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return " x ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    difference = first_difference({"input": "an array"} if identity is None else identity, unfinished.identity)
+    if difference is not None:
+        name, now, then = difference
+        raise OutputError(
+            f"{folder}: {name} is {now}, the unfinished run there has {then}: give the same, or -f (--force) to begin "
+            "anew"
+        )
 
 
 def refuse_changed(scratch: Path, unfinished: Unfinished, now: Stamps) -> None:
