@@ -79,6 +79,15 @@ def test_equals_cpu(gpu, phantom, name):
     assert len(found["z"]) > 5 or name == "no maxima"
 
 
+@pytest.mark.parametrize("name", ["defaults", "equalized", "features"])
+def test_two_gpus_share_the_blocks(stand_in, phantom, name):
+    stand_in.reset(count=2)
+    chain = {"voxel_size": SIZE, **CHAINS[name]}
+    found = detect_cells(phantom, device="gpu", block=(5, 40, 50), workers=4, **chain)
+    assert stand_in.used == {0, 1}
+    same(found, detect_cells(phantom, workers=1, **chain))
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), room=st.sampled_from([1, 4, 16]), workers=st.integers(1, 3))
 def test_no_volume_chain_or_cut_gives_another_byte(gpu, data, room, workers):

@@ -61,6 +61,8 @@ class Machine:
         """Names of the kernels that ran."""
         self.streams: set[int] = set()
         """Numbers of the streams that were used."""
+        self.used: set[int] = set()
+        """Numbers of the devices that kernels ran on."""
         self.uploaded = self.downloaded = 0
         """Bytes."""
         self.fail_at: int | None = None
@@ -316,6 +318,7 @@ class RawKernel:
         if wrong:
             raise AssertionError(f"kernel {self.name} {_WRONG[wrong]}")
         machine.launches.append(self.name)
+        machine.used.add(Device().id)
         stream = getattr(_local, "stream", None)
         machine.streams.add(0 if stream is None else stream.ptr)
         _check_guards(self.name)
@@ -333,6 +336,7 @@ def _three(extents: Any) -> Any:
 def _pack(value: Any) -> Any:
     if isinstance(value, ndarray):
         assert value.flags.c_contiguous
+        assert value.device.id == Device().id, "an array of another device"
         return ctypes.c_void_p(value.data.ptr)
     if isinstance(value, (bool, np.bool_)):
         return ctypes.c_bool(bool(value))
