@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Shape
-from cytolith.engine.grid import Block
+from cytolith.engine.grid import Block, halo_block
 
 TILE = 512
 """Largest extent of a tile in y and x."""
@@ -42,9 +42,8 @@ def sample_blocks(shape: Shape, halo: Shape) -> list[Block]:
             int((0.5 + index * _R2[0]) % 1 * (y - core[1] + 1)),
             int((0.5 + index * _R2[1]) % 1 * (x - core[2] + 1)),
         )
-        reads = [slice(max(o - h, 0), min(o + c + h, s)) for o, c, h, s in zip(origin, core, halo, shape, strict=True)]
-        cores = [slice(o, o + c) for o, c in zip(origin, core, strict=True)]
-        blocks.append(Block(index, (cores[0], cores[1], cores[2]), (reads[0], reads[1], reads[2])))
+        tz, ty, tx = (slice(at, at + extent) for at, extent in zip(origin, core, strict=True))
+        blocks.append(halo_block(index, (tz, ty, tx), halo, shape))
     return blocks
 
 

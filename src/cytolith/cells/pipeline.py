@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cytolith.axes import Shape, VoxelSize, region_shape
+from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.block import Table, with_micrometres
 from cytolith.cells.build import build_config
 from cytolith.cells.classifier import Classifier, load_classifier
@@ -22,21 +20,20 @@ from cytolith.cells.config import CellsConfig
 from cytolith.cells.costs import block_halo, bytes_per_voxel
 from cytolith.cells.gpus import GpuUse, plan_gpus
 from cytolith.cells.hints import hints_of
-from cytolith.cells.images import Image, Setting, dense_halo, run_image_steps
-from cytolith.cells.noise import robust_noise, sample_blocks
+from cytolith.cells.images import Image, Setting
 from cytolith.cells.presets import preset as named
 from cytolith.cells.reader import Reader, load_flat_field
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_defaults, with_noise
 from cytolith.cells.results import Results, Tally
+from cytolith.cells.sampling import measure_noise, sample_bytes
 from cytolith.cells.saves import Saves, refuse_clashes
 from cytolith.cells.task import CellsTask, Limits
 from cytolith.engine.checkpoint import Checkpoints
 from cytolith.engine.events import Listener, Widened
 from cytolith.engine.executors import Pool, lend_pool, open_pool
-from cytolith.engine.grid import Block, Costs, Plan, plan_blocks
+from cytolith.engine.grid import Costs, Plan, plan_blocks
 from cytolith.engine.machine import default_workers
 from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
-from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError
 from cytolith.io.volume import Volume, open_volume
 from cytolith.quantities import Threshold
@@ -243,7 +240,7 @@ def prepare(
         bytes_per_voxel(resolved, volume.dtype),
         PROCESS_BYTES,
         bytes_worker=volume.read_bytes + (WORKER_BYTES if pool.kind == "processes" else 0),
-        bytes_least=_sample_bytes(setting, volume) + volume.read_bytes if noise_scaled(resolved) else 0,
+        bytes_least=sample_bytes(setting, volume.dtype) + volume.read_bytes if noise_scaled(resolved) else 0,
     )
     costs, gpus, notes = plan_gpus(device, pool, resolved, volume, costs, block)
     plan = plan_blocks(
@@ -367,46 +364,11 @@ def _refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
             )
 
 
-def _noise_setting(setting: Setting) -> Setting:
-    """The steps that the noise is measured after.
-
-    It is measured before smoothing and the difference of Gaussians, which keep the unit of the image and make noise
-    small: measured after them, a volume of nothing but noise would be full of cells.
-    """
-    return replace(setting, config=setting.config.model_copy(update={"smoothing": None, "dog_filter": None}))
-
-
-def _sample_bytes(setting: Setting, volume: Volume) -> int:
-    """Memory of the largest tile of the noise sample."""
-    config = _noise_setting(setting).config
-    tiles = sample_blocks(setting.shape, dense_halo(config))
-    largest = max(math.prod(region_shape(tile.read)) for tile in tiles)
-    return math.ceil(largest * bytes_per_voxel(config, volume.dtype))
-
-
 def sample_noise(prepared: Prepared) -> float:
-    """Noise of the background-corrected (and equalized) volume, from the fixed sample of :mod:`cytolith.cells.noise`.
-
-    Voxels whose source is 0 are left out: stitching and cropping fill with it what was never imaged. It is measured
-    here, whatever the blocks run on: the sample is small.
-    """
-    setting, reader = _noise_setting(prepared.setting), prepared.reader
-
-    def values(block: Block) -> NDArray[Any]:
-        workspace = Workspace()
-        image, mask = reader.read(block, workspace)
-        final = run_image_steps(image, block.read, setting, workspace, mask=mask)["equalization"]
-        return np.asarray(final[block.inner][image[block.inner] != 0])
-
-    tiles = sample_blocks(setting.shape, dense_halo(setting.config))
+    """Noise of the volume of a run, from as many tiles at once as its memory holds."""
     room = prepared.memory - prepared.costs.bytes_fixed
     at_once = max(min(default_workers(), room // max(prepared.costs.bytes_least, 1)), 1)
-    with ThreadPoolExecutor(at_once) as executor:
-        try:
-            return robust_noise(np.concatenate(list(executor.map(values, tiles))))
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    return measure_noise(prepared.reader, prepared.setting, at_once=at_once)
 
 
 def grey_thresholds(config: CellsConfig) -> dict[str, float]:

@@ -32,7 +32,7 @@ from cytolith.compat.clearmap_parameters import Parameters
 from cytolith.compat.clearmap_saves import ClearMapSaves, check_saves
 from cytolith.engine.events import BlockDone, Event, Planned
 from cytolith.engine.executors import ThreadPool
-from cytolith.engine.grid import Block, Plan, grown, largest_read
+from cytolith.engine.grid import Plan, halo_block, largest_read
 from cytolith.engine.machine import default_memory, default_workers
 from cytolith.errors import MemoryBudgetError
 from cytolith.quantities import format_bytes
@@ -137,7 +137,7 @@ def _plan_of(layout: Sequence[LayoutBlock], prepared: Prepared) -> Plan:
     fixed = costs.bytes_fixed
     for parts in (cores, [part for core in cores for part in _cut(core, plan.core)]):
         parts = sorted(parts, key=lambda part: [side.start for side in part])
-        blocks = [Block(n, part, grown(part, costs.halo, shape)) for n, part in enumerate(parts)]
+        blocks = [halo_block(n, part, costs.halo, shape) for n, part in enumerate(parts)]
         block = math.ceil(largest_read(blocks) * costs.bytes_per_voxel)
         at_once = min(prepared.pool.workers, len(blocks), (prepared.memory - fixed) // (block + costs.bytes_worker))
         if at_once >= 1:

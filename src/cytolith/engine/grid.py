@@ -62,14 +62,14 @@ def tile(shape: Shape, core: Shape, halo: Shape) -> list[Block]:
     blocks = []
     for index, origin in enumerate(itertools.product(*starts)):
         z, y, x = (slice(o, min(o + c, s)) for o, c, s in zip(origin, core, shape, strict=True))
-        blocks.append(Block(index, (z, y, x), grown((z, y, x), halo, shape)))
+        blocks.append(halo_block(index, (z, y, x), halo, shape))
     return blocks
 
 
-def grown(region: Region, reach: Shape, shape: Shape) -> Region:
-    """A region and so many voxels (z, y, x) around it, as far as they lie in a volume of this shape."""
-    z, y, x = (slice(max(r.start - n, 0), min(r.stop + n, s)) for r, n, s in zip(region, reach, shape, strict=True))
-    return z, y, x
+def halo_block(index: int, core: Region, halo: Shape, shape: Shape) -> Block:
+    """A region as the core of a block that reads a halo (z, y, x) around it, in a volume of this shape."""
+    z, y, x = (slice(max(c.start - h, 0), min(c.stop + h, s)) for c, h, s in zip(core, halo, shape, strict=True))
+    return Block(index, core, (z, y, x))
 
 
 @dataclass(frozen=True)

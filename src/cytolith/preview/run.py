@@ -16,14 +16,14 @@ from cytolith.cells.config import CellsConfig
 from cytolith.cells.costs import block_halo, bytes_per_voxel
 from cytolith.cells.pipeline import PROCESS_BYTES, grey_thresholds, prepare, sample_noise
 from cytolith.cells.resolve import in_voxels, noise_scaled, with_noise
-from cytolith.engine.grid import Block
+from cytolith.engine.grid import Block, halo_block
 from cytolith.engine.machine import default_memory
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError
 from cytolith.io.files import write_text
 from cytolith.io.volume import open_volume
 from cytolith.preview.look import Look, histogram_bars, look_at, what_if
 from cytolith.quantities import format_bytes, format_region, parse_region
-from cytolith.tune.chain import halo_block, unsaved
+from cytolith.tune.chain import unsaved
 from cytolith.tune.regions import largest_inside
 
 _MIDDLE: Shape = (64, 512, 512)

@@ -22,7 +22,7 @@ from cytolith.cells.images import Image, run_step
 from cytolith.cells.owners import places
 from cytolith.cells.pipeline import Prepared, sample_noise
 from cytolith.cells.resolve import in_voxels, with_noise
-from cytolith.engine.grid import Block
+from cytolith.engine.grid import Block, halo_block
 from cytolith.engine.workspace import Workspace
 from cytolith.quantities import Threshold
 
@@ -159,12 +159,6 @@ def step_key(resolved: CellsConfig, name: str) -> Hashable:
     until = IMAGE_STEPS[: IMAGE_STEPS.index(name) + 1]
     fixed = {"illumination_correction", "equalization"}
     return until[-1], tuple(getattr(resolved, step) for step in until if step not in fixed)
-
-
-def halo_block(index: int, region: Region, halo: Shape, shape: Shape) -> Block:
-    """A region as the core of a block that reads a halo around it, in a volume of this shape."""
-    z, y, x = (slice(max(r.start - h, 0), min(r.stop + h, s)) for r, h, s in zip(region, halo, shape, strict=True))
-    return Block(index, region, (z, y, x))
 
 
 def block_voxels(region: Region, halo: Shape, shape: Shape) -> int:
