@@ -55,6 +55,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip("no g++: the kernels of the GPU cannot be run on the CPU")
     cuda_on_cpu.machine.reset()
     monkeypatch.setitem(sys.modules, "cupy", _stand_in())
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(cuda_on_cpu.folder() / "cache"))
     return cuda_on_cpu.machine
 
 

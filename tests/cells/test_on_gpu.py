@@ -100,6 +100,18 @@ def test_no_volume_chain_or_cut_gives_another_byte(gpu, data, room, workers):
         same(detect_cells(volume, block=core, memory=2**40, workers=workers, device="gpu", **chain), whole)
 
 
+@pytest.mark.parametrize("threshold", [0, -1e-39, None])
+def test_numbers_that_a_gpu_might_take_for_zero(gpu, rng, threshold):
+    """Of 10^-39 and thereabouts, and thresholds between them and 0."""
+    volume = (rng.random((14, 40, 50)) - 0.4).astype(np.float32) * np.float32(1e-38)
+    volume[:, ::2] = 0
+    for shapes in ({"threshold": 0}, None):
+        chain = {"smoothing": None, "background_jump": None, "maxima_detection": {"threshold": threshold}}
+        chain |= {"shape_detection": shapes, "background_correction": {"shape": 7}, "dog_filter": {"shape": 3}}
+        chain |= {"intensity_detection": {"measure": "background_correction,dog_filter"}}
+        same(detect_cells(volume, device="gpu", block=(9, 30, 50), **chain), detect_cells(volume, **chain))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_maxima_that_just_reach_the_threshold(gpu, phantom, dtype):
     """Their values come down too where no mask is grown, and plateaus of them are joined."""

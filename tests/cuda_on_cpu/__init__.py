@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import itertools
+import json
 import math
 import os
 import re
@@ -42,9 +43,9 @@ _WRONG = {
 class CUDARuntimeError(RuntimeError):
     """As cupy.cuda.runtime.CUDARuntimeError."""
 
-
-class OutOfMemoryError(MemoryError):
-    """As cupy.cuda.memory.OutOfMemoryError."""
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Machine:
@@ -71,7 +72,7 @@ class Machine:
     def take(self, device: int, size: int) -> None:
         """Take memory of a device, or raise."""
         if size > self.free[device]:
-            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (free: {self.free[device]:,} bytes)")
+            raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory", 2)
         self.free[device] -= size
 
 
@@ -280,7 +281,10 @@ class Event:
 class RawModule:
     """As cupy.RawModule, of sources with ``extern "C"`` kernels."""
 
-    def __init__(self, *, code: str, options: tuple[str, ...] = (), **_: Any) -> None:
+    def __init__(self, *, code: str | None = None, path: str | None = None, options: tuple[str, ...] = ()) -> None:
+        if code is None:
+            assert path is not None
+            code, options = json.loads(Path(path).read_text())
         self._library = _compile(code, tuple(options))
         self._names = _kernels(code)
 
@@ -338,6 +342,9 @@ def _pack(value: Any) -> Any:
         assert value.flags.c_contiguous
         assert value.device.id == Device().id, "an array of another device"
         return ctypes.c_void_p(value.data.ptr)
+    if isinstance(value, np.ndarray):
+        assert value.size == 1, "CuPy passes arrays of the host by value if they have one element"
+        return (ctypes.c_ubyte * value.itemsize).from_buffer_copy(value.tobytes())
     if isinstance(value, (bool, np.bool_)):
         return ctypes.c_bool(bool(value))
     if isinstance(value, int):
@@ -355,15 +362,25 @@ def _kernels(code: str) -> list[str]:
     return _KERNEL.findall(code)
 
 
+def folder() -> Path:
+    """Where all processes keep what is compiled."""
+    path = Path(tempfile.gettempdir()) / f"cytolith-cuda-on-cpu-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def _compile_using_nvrtc(source: str, options: tuple[str, ...] = ()) -> tuple[bytes, None]:
+    """As cupy.cuda.compiler.compile_using_nvrtc; what it makes is compiled when it is loaded."""
+    return json.dumps([source, options]).encode(), None
+
+
 def _compile(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     """Library of a source; compiled once for all processes, as CuPy keeps what it has compiled."""
     assert COMPILER is not None
     defines = [option for option in options if option.startswith("-D")]
     header = HERE / "cuda_on_cpu.h"
     key = hashlib.sha256(repr((code, defines, header.read_bytes(), sys.version)).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"cytolith-cuda-on-cpu-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / f"{key}.so"
+    target = folder() / f"{key}.so"
     if not target.exists():
         launchers = "".join(
             f'extern "C" int launch_{name}(unsigned const* g, unsigned const* b, int s, void** a, unsigned seed) {{\n'
@@ -372,7 +389,7 @@ def _compile(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
             f'extern "C" int sizes_{name}(int* out) {{ return cuda_on_cpu::sizes(&{name}, out); }}\n'
             for name in _kernels(code)
         )
-        source = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
+        source = folder() / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
         macros = "".join(f"#define {each[2:].replace('=', ' ', 1)}\n" for each in defines)
         source.write_text(f'#include "{header}"\n{macros}{code}\n{launchers}')
         made = source.with_suffix(".so")
@@ -421,12 +438,12 @@ def make_module() -> types.ModuleType:
         MemoryPointer=MemoryPointer,
         PinnedMemory=PinnedMemory,
         PinnedMemoryPointer=PinnedMemoryPointer,
-        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=_device_count,
             getDeviceProperties=lambda n: {"name": f"GPU {n} on the CPU".encode()},
         ),
-        compiler=types.SimpleNamespace(CompileException=CompileError),
+        compiler=types.SimpleNamespace(CompileException=CompileError, compile_using_nvrtc=_compile_using_nvrtc),
+        nvrtc=types.SimpleNamespace(getVersion=lambda: (0, 0)),
     )
     return cupy

@@ -3,10 +3,12 @@
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+from cytolith.engine import gpus
 from cytolith.engine.executors import ThreadPool, open_pool
 from cytolith.engine.gpus import Gpu, GpuError, GpuPlan, Lanes, PinnedWorkspace, find_gpus, plan_lanes
 
@@ -69,7 +71,8 @@ def test_lanes_share_what_is_free():
     assert plan_lanes([seen(1000, 400)], threads=1, least=1).names == ("GPU 0", "GPU 1")
 
 
-def test_processes_of_a_machine_share_its_gpus():
+def test_processes_of_a_machine_share_its_gpus(monkeypatch):
+    monkeypatch.setattr(gpus, "_CONTEXT", 0)
     four = plan_lanes([seen(1000, 1000)] * 4, threads=1, least=1)
     assert (four.bytes_lane, four.alone) == (425, False)
     assert plan_lanes([seen(1000)] * 3, threads=1, least=1).bytes_lane == 850 // 3
@@ -80,10 +83,43 @@ def test_processes_of_a_machine_share_its_gpus():
     assert own.bytes_lane == 850
 
 
-def test_too_little_memory_is_told_in_numbers():
+def test_each_further_process_takes_memory_for_itself(monkeypatch):
+    assert plan_lanes([seen(10_000 * MIB)] * 3, threads=1, least=1).bytes_lane == (8500 - 2 * 512) * MIB // 3
+
+
+def test_a_gpu_that_cannot_be_used_is_left_out(stand_in, monkeypatch):
+    stand_in.reset(count=3)
+    properties = sys.modules["cupy"].cuda.runtime.getDeviceProperties
+
+    def busy(*numbers):
+        def of(number):
+            if number in numbers:
+                raise sys.modules["cupy"].cuda.runtime.CUDARuntimeError("cudaErrorDevicesUnavailable: busy")
+            return properties(number)
+
+        monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceProperties", of)
+
+    busy(0)
+    assert [gpu.index for gpu in find_gpus()] == [1, 2]
+    busy(0, 1, 2)
+    with pytest.raises(GpuError, match=r"no GPU can be used \(GPU 0: cudaErrorDevicesUnavailable: busy; GPU 1"):
+        find_gpus()
+
+
+def test_a_process_looks_at_one_gpu_alone(stand_in, monkeypatch):
+    stand_in.reset(count=2)
+    for name, index in (("SpawnProcess-7", 1), ("SpawnProcess-8", 0)):
+        monkeypatch.setattr(gpus.multiprocessing, "current_process", lambda name=name: types.SimpleNamespace(name=name))
+        with lanes(1, alone=False).borrow() as lane:
+            assert lane.gpu.index == index
+    assert [gpu.index for gpu in find_gpus(5)] == [1]
+
+
+def test_too_little_memory_is_told_in_numbers(monkeypatch):
+    monkeypatch.setattr(gpus, "_CONTEXT", 10 * MIB)
     with pytest.raises(GpuError, match=r"GPU 0 has 100 MiB of memory left; the smallest block takes 118 MiB"):
         plan_lanes([seen(100 * MIB)], threads=4, least=100 * MIB)
-    with pytest.raises(GpuError, match=r"left, shared by 2 processes; the smallest block takes 235 MiB"):
+    with pytest.raises(GpuError, match=r"left, shared by 2 processes; the smallest block takes 247 MiB"):
         plan_lanes([seen(100 * MIB)] * 2, threads=4, least=100 * MIB)
 
 

@@ -28,7 +28,7 @@ from cytolith.cells.images import (
     triple,
 )
 from cytolith.cells.seeds import seed_threshold
-from cytolith.engine.gpus import GpuError, Lane, Lanes
+from cytolith.engine.gpus import GpuError, Lane, Lanes, PinnedWorkspace
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import MaskTooLargeError, scatter
@@ -55,6 +55,10 @@ class OnGpu:
         self._lanes, self._most_voxels = Lanes(use.plan), use.most_voxels
         self._notes: list[str] = []
         self._told: set[str] = set()
+
+    def workspace(self) -> PinnedWorkspace:
+        """Buffers for what will be uploaded."""
+        return PinnedWorkspace(self._lanes.device)
 
     def take_notes(self) -> list[str]:
         """What went wrong with GPUs since this was last asked, in words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,8 @@ class AheadReader:
     along z, the planes that both need are copied in memory.
     """
 
-    def __init__(self, reader: Reader, workspace: type[Workspace] = Workspace) -> None:
-        """Reads into buffers of such workspaces."""
+    def __init__(self, reader: Reader, workspace: Callable[[], Workspace] = Workspace) -> None:
+        """Reads into buffers of workspaces that this makes."""
         self._reader = reader
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read")
         self._current, self._other = _Buffers(workspace()), _Buffers(workspace())

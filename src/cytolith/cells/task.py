@@ -19,7 +19,7 @@ from cytolith.cells.results import BlockResult, Tally
 from cytolith.cells.saves import Saves
 from cytolith.cells.widen import Whole, settle
 from cytolith.engine.checkpoint import Checkpoints
-from cytolith.engine.gpus import GpuError, PinnedWorkspace
+from cytolith.engine.gpus import GpuError
 from cytolith.engine.grid import Block
 from cytolith.engine.worker import worker_name
 from cytolith.engine.workspace import Workspace
@@ -53,9 +53,9 @@ class Limits:
 class _Worker:
     """What one worker keeps from block to block."""
 
-    def __init__(self, reader: Reader, *, pinned: bool) -> None:
+    def __init__(self, reader: Reader, buffers: Callable[[], Workspace]) -> None:
         self.workspace = Workspace()
-        self.reader = AheadReader(reader, PinnedWorkspace if pinned else Workspace)
+        self.reader = AheadReader(reader, buffers)
         self.whole = Whole()
 
 
@@ -85,12 +85,13 @@ class CellsTask:
         self._lock = threading.Lock()
         self._look: Look | None = None
         self._take_notes: Callable[[], list[str]] = list
+        self._buffers: Callable[[], Workspace] = Workspace
 
     def __call__(self, block: Block, ahead: Block | None, given: Any) -> BlockResult | Tally:  # noqa: ARG002
         """Result of a block, or only its tally when the result is kept on disk."""
         notes = [] if compiled_before() else [_compiling()]
         look = self._look_here(notes)
-        worker = self._worker(pinned=look is not look_on_cpu)
+        worker = self._worker()
         begin = time.perf_counter()
         image, mask = worker.reader.take(block, ahead)
         read = time.perf_counter() - begin
@@ -144,10 +145,10 @@ class CellsTask:
             "(--memory)"
         )
 
-    def _worker(self, *, pinned: bool) -> _Worker:
+    def _worker(self) -> _Worker:
         worker: _Worker | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = _Worker(self._reader, pinned=pinned)
+            worker = self._local.worker = _Worker(self._reader, self._buffers)
         return worker
 
     def _look_here(self, notes: list[str]) -> Look:
@@ -160,7 +161,7 @@ class CellsTask:
 
                     try:
                         on_gpu = OnGpu(self._gpus)
-                        self._look, self._take_notes = on_gpu, on_gpu.take_notes
+                        self._look, self._take_notes, self._buffers = on_gpu, on_gpu.take_notes, on_gpu.workspace
                     except GpuError as error:
                         notes.append(f"the worker on {worker_name()} uses no GPU: {error}")
             return self._look
@@ -168,7 +169,8 @@ class CellsTask:
     def __getstate__(self) -> dict[str, Any]:
         # a flat field is as large as a plane: it is made again from its file
         setting = replace(self._setting, flat_field=None)
-        return self.__dict__ | {"_local": None, "_lock": None, "_look": None, "_take_notes": None, "_setting": setting}
+        here = dict.fromkeys(("_local", "_lock", "_look", "_take_notes", "_buffers"))
+        return self.__dict__ | here | {"_setting": setting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

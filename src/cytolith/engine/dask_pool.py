@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from cytolith.engine.executors import Pool, Slot, interrupts_held
 from cytolith.engine.gpus import Gpu, GpuError, find_gpus
-from cytolith.engine.worker import WorkerError
+from cytolith.engine.worker import WorkerError, forget_task
 from cytolith.errors import ConfigError
 
 T = TypeVar("T")
@@ -218,6 +218,7 @@ _GPU = "GPU"
 
 def _seen_gpus() -> list[Gpu] | str:
     """GPUs that the calling worker sees, or why it sees none."""
+    forget_task()  # of the run before, which would count as what others take
     try:
         return find_gpus()
     except GpuError as error:

@@ -12,9 +12,11 @@ A GPU that fails is given up, not the run: what a lane would have done is done o
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import platform
 import queue
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +35,13 @@ DEVICES = ("cpu", "gpu", "auto")
 LANES = 3
 """Blocks on a GPU at once: one on its way there, one computed on, one on its way back."""
 _SHARE = 0.85
-"""Share of the memory that is free which lanes take: the context of CUDA, small arrays and others need some too."""
+"""Share of the memory that is free which lanes take: small arrays and others need some too."""
+_CONTEXT = 512 << 20
+"""Bytes that CUDA takes on a GPU for each further process that uses it."""
+_PIECE = 16 << 20
+"""Bytes that are uploaded in one go, so that what other lanes upload in between, often a few bytes, need not wait."""
+_OUT_OF_MEMORY = 2
+"""Status of errors of CUDA's runtime and driver."""
 
 
 class GpuError(CytolithError):
@@ -68,8 +76,13 @@ class GpuPlan:
     """Whether each process has all GPUs it sees to itself; otherwise it takes one of them."""
 
 
-def find_gpus() -> list[Gpu]:
-    """GPUs that this process sees.
+def find_gpus(number: int | None = None) -> list[Gpu]:
+    """GPUs that this process sees and can use.
+
+    Parameters
+    ----------
+    number
+        Of a process among those that share the GPUs: it looks at one of them alone, as looking takes memory there.
 
     Raises
     ------
@@ -81,18 +94,25 @@ def find_gpus() -> list[Gpu]:
     except ImportError as error:
         raise GpuError("CuPy is not installed: pip install 'cytolith[gpu]'") from error
     try:
-        found = []
-        for index in range(cupy.cuda.runtime.getDeviceCount()):
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise GpuError(f"CuPy finds no GPU ({_one_line(error)}): is NVIDIA's driver installed?") from error
+    if not count:
+        raise GpuError("CuPy finds no GPU: is NVIDIA's driver installed, or CUDA_VISIBLE_DEVICES set?")
+    found, trouble = [], []
+    for index in range(count) if number is None else [number % count]:
+        try:
             with cupy.cuda.Device(index) as device:
                 free, _ = device.mem_info
             name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
             found.append(Gpu(index, name, int(free), platform.node(), device.pci_bus_id))
-    except Exception as error:
-        raise GpuError(f"CuPy finds no GPU ({_one_line(error)}): is NVIDIA's driver installed?") from error
+        except Exception as error:  # one that is full, or that another process has to itself
+            trouble.append(f"GPU {index}: {_one_line(error)}")
     if not found:
-        raise GpuError("CuPy finds no GPU: is NVIDIA's driver installed, or CUDA_VISIBLE_DEVICES set?")
+        raise GpuError(f"no GPU can be used ({'; '.join(trouble)})")
     try:
-        cupy.RawModule(code='extern "C" __global__ void probe() {}').get_function("probe")
+        with cupy.cuda.Device(found[0].index):
+            cupy.RawModule(code='extern "C" __global__ void probe() {}').get_function("probe")
     except Exception as error:
         raise GpuError(
             f"CuPy cannot compile for the GPU ({_one_line(error)}): pip install 'cytolith[gpu]' brings the compiler"
@@ -128,13 +148,13 @@ def plan_lanes(workers: Sequence[Sequence[Gpu]], *, threads: int, least: int) ->
     scarcest = min((gpu for gpus in workers for gpu in gpus), key=lambda gpu: gpu.free)
     names = tuple(gpu.name for gpu in workers[0])
     for lanes in range(min(LANES, threads), 0, -1):
-        room = int(_SHARE * scarcest.free) // (lanes * sharing)
+        room = (int(_SHARE * scarcest.free) - (sharing - 1) * _CONTEXT) // (lanes * sharing)
         if room >= least:
             return GpuPlan(lanes, room, names, alone)
     shared = "" if sharing == 1 else f", shared by {sharing} processes"
     raise GpuError(
         f"{scarcest.name} has {scarcest.free / 2**20:,.0f} MiB of memory left{shared}; the smallest block takes "
-        f"{least * sharing / _SHARE / 2**20:,.0f} MiB"
+        f"{(least * sharing + (sharing - 1) * _CONTEXT) / _SHARE / 2**20:,.0f} MiB"
     )
 
 
@@ -184,7 +204,10 @@ class Lane:
     def upload(self, name: str, host: NDArray[Any]) -> Any:
         """Array on the GPU that receives one of the host; the host's must stay until the lane has been waited for."""
         array = self.array(name, host.shape, host.dtype)
-        array.set(host, stream=self._stream)
+        assert host.flags.c_contiguous, "a copy would be gone before it is uploaded"
+        here, there, piece = host.reshape(-1), array.reshape(-1), _PIECE // host.itemsize
+        for at in range(0, host.size, piece):
+            there[at : at + piece].set(here[at : at + piece], stream=self._stream)
         return array
 
     def mark(self, name: str) -> None:
@@ -211,9 +234,9 @@ class Lanes:
     """The lanes of all GPUs of this process."""
 
     def __init__(self, plan: GpuPlan) -> None:
-        gpus = find_gpus()
-        if not plan.alone:
-            gpus = [gpus[os.getpid() % len(gpus)]]
+        gpus = find_gpus(None if plan.alone else _number_of_process())
+        self.device = gpus[0].index
+        """Number of one of the GPUs."""
         self._left = {gpu.index for gpu in gpus}
         self._free: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         for _ in range(plan.lanes):  # one of each GPU first, so that all are busy soon
@@ -232,21 +255,22 @@ class Lanes:
         """
         lane = self._free.get()
         while lane is not None and lane.gpu.index not in self._left:
-            lane = self._free.get() if self._left else None
+            _forget(lane)
+            lane = self._free.get()
         if lane is None:
             self._free.put(None)  # for whoever waits too
             raise GpuError("no GPU is left that works")
         try:
             with lane:
                 yield lane
-        except (GpuError, MemoryError) as error:
-            # whoever else works on this GPU may have taken what the plan had counted on
-            with suppress(Exception):
-                lane.forget()
-            if isinstance(error, GpuError):
-                raise
-            raise GpuError(f"{lane.gpu.name} has no memory left") from error
-        except (RuntimeError, lane.compile_error) as error:  # as all other errors of CUDA are
+        except GpuError:
+            _forget(lane)
+            raise
+        except (MemoryError, RuntimeError, lane.compile_error) as error:  # errors of CUDA are RuntimeErrors
+            _forget(lane)
+            if isinstance(error, MemoryError) or getattr(error, "status", None) == _OUT_OF_MEMORY:
+                # whoever else works on this GPU may have taken what the plan had counted on
+                raise GpuError(f"{lane.gpu.name} has no memory left") from error
             self._give_up(lane.gpu)
             raise GpuError(f"{lane.gpu.name} has failed ({_one_line(error)})") from error
         finally:
@@ -258,15 +282,32 @@ class Lanes:
             self._free.put(None)
 
 
+def _forget(lane: Lane) -> None:
+    with suppress(Exception):  # nothing is sure of a GPU that has failed
+        lane.forget()
+
+
+def _number_of_process() -> int:
+    """A number of this process, consecutive among those that were started one after the other for a pool."""
+    digits = re.search(r"\d+$", multiprocessing.current_process().name)
+    return os.getpid() if digits is None else int(digits[0])
+
+
 class PinnedWorkspace(Workspace):
     """Buffers that a GPU reads by itself, while the CPU does something else: four times as fast as from others."""
+
+    def __init__(self, device: int = 0) -> None:
+        """`device`: number of a GPU that is used anyway, as to pin memory takes some of a GPU too."""
+        super().__init__()
+        self._device = device
 
     def _make(self, size: int) -> NDArray[np.uint8]:
         import cupy
 
         try:
-            # not from CuPy's pool, which would keep what is let go of
-            pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
+            with cupy.cuda.Device(self._device):
+                # not from CuPy's pool, which would keep what is let go of
+                pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
         except (RuntimeError, MemoryError):  # the system pins no more: uploads are slower then
             return super()._make(size)
         return np.frombuffer(pinned, np.uint8, size)

@@ -194,6 +194,13 @@ def _unpack(parcel: Parcel) -> Task[Any]:
         return task
 
 
+def forget_task() -> None:
+    """Let go of the task that is kept in this process, and of the memory that it holds, of GPUs too."""
+    global _kept
+    with _lock:
+        _kept = None
+
+
 def _load(content: bytes) -> Task[Any]:
     for pause in (*_OPEN_WAITS, None):
         try:

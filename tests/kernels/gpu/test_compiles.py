@@ -1,12 +1,19 @@
 """The sources of all kernels compile with NVIDIA's compiler, for the oldest and the newest GPUs; no GPU is needed."""
 
 import importlib
+import os
 import pkgutil
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cytolith.kernels.gpu
-from cytolith.kernels.gpu.cuda import source_text
+from cytolith.kernels.gpu import cuda
+from cytolith.kernels.gpu.cuda import OPTIONS, array_module, source_text
+from cytolith.kernels.gpu.illumination import apply_flat_field
+from cytolith.kernels.illumination import flat_field
 
 ARCHITECTURES = ("sm_75", "sm_90", "sm_120")
 
@@ -23,8 +30,64 @@ def compiled():
 )
 def test_compiles(source, name, macros):
     compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
-    options = ["--std=c++17", "--fmad=false", *(f"-D{macro}={value}" for macro, value in macros.items())]
+    options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in macros.items()))
     for architecture in ARCHITECTURES:
         program = compiler._NVRTCProgram(source_text(source), f"{source}.cu")
         binary, _ = program.compile(options=(f"--gpu-architecture={architecture}", *options))
         assert name.encode() in binary
+
+
+def test_small_numbers_are_no_zeros(monkeypatch, tmp_path):
+    """What we let CuPy compile for float images: by its own way, -ftz=true would stand behind all options."""
+    compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    texts = []
+
+    def compile_using_nvrtc(text, options):
+        program = compiler._NVRTCProgram(text, "a.cu", method="ptx")
+        texts.append(program.compile(options=("--gpu-architecture=compute_90", *options))[0].decode())
+        return texts[-1].encode(), None
+
+    cupy = types.SimpleNamespace(
+        RawModule=lambda *, path: Path(path).read_text(),
+        cuda=types.SimpleNamespace(
+            Device=lambda _: types.SimpleNamespace(compute_capability="90"),
+            compiler=types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc),
+            nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
+        ),
+    )
+    found = [(source, macros) for source, _, macros in compiled() if macros.get("VOXEL") == "float"]
+    assert len(found) > 5
+    for source, macros in found:
+        text = cuda._module.__wrapped__(cupy, 0, source, tuple(sorted(macros.items())))
+        assert text == texts[-1]
+        assert ".ftz" not in text
+    assert any("setp.lt.f32" in text for text in texts)
+
+
+def test_what_is_compiled_is_kept(stand_in, tmp_path, monkeypatch):
+    compiled = []
+    cupy = array_module()
+    compile_using_nvrtc = cupy.cuda.compiler.compile_using_nvrtc
+    monkeypatch.setattr(
+        cupy.cuda.compiler,
+        "compile_using_nvrtc",
+        lambda text, options: compiled.append(text) or compile_using_nvrtc(text, options),
+    )
+    image, field = np.ones((2, 3, 4), np.uint16), flat_field(np.full((3, 4), 2.0), (3, 4), scaling=None)
+
+    def run(folder):
+        monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
+        cuda._kernel.cache_clear()
+        cuda._module.cache_clear()
+        assert (apply_flat_field(cupy.asarray(image), field).get() == 0.5).all()
+
+    run(tmp_path / "cache")
+    run(tmp_path / "cache")
+    assert len(compiled) == 1
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".cubin"]
+    (tmp_path / "file").write_text("no folder")
+    run(tmp_path / "file" / "cache")
+    assert len(compiled) == 2
+    if os.name == "posix":
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "file"]

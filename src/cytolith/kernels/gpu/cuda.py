@@ -1,10 +1,15 @@
-"""CUDA sources and the kernels compiled from them, by CuPy, which keeps what it has compiled on disk."""
+"""CUDA sources and the kernels compiled from them, which are kept on disk beside those of CuPy."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +23,9 @@ Allocate: TypeAlias = Callable[[str, tuple[int, ...], Any], Array]
 C_TYPES = {"uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "float"}
 """Names in the sources (``shared.cu``) of the types of voxels."""
 
-_OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum in one rounding would give other last digits
+OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false")
+"""A product and a sum in one rounding would give other last digits than a CPU does, and so would small numbers that are
+taken for 0."""
 DEFAULT_SHARED = 48 << 10
 """Bytes of shared memory that a block may have unless its kernel asks for more."""
 
@@ -61,9 +68,12 @@ def kernel(source: str, name: str, *, shared: int = 0, **defines: str | int) -> 
     **defines
         Macros.
     """
-    found = _kernel(array_module(), source, name, tuple(sorted(defines.items())))
+    cupy = array_module()
+    device = cupy.cuda.Device()
+    found = _kernel(cupy, device.id, source, name, tuple(sorted(defines.items())))
     if shared > max(DEFAULT_SHARED, found.max_dynamic_shared_size_bytes):
-        found.max_dynamic_shared_size_bytes = shared
+        # all that there is, as others share the kernel and may launch it with more in the same moment
+        found.max_dynamic_shared_size_bytes = device.attributes["MaxSharedMemoryPerBlockOptin"]
     return found
 
 
@@ -76,14 +86,52 @@ def c_type(dtype: Any) -> str:
 
 
 @functools.cache
-def _kernel(cupy: Any, source: str, name: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
-    return _module(cupy, source, defines).get_function(name)
+def _kernel(cupy: Any, device: int, source: str, name: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
+    return _module(cupy, device, source, defines).get_function(name)
 
 
 @functools.cache
-def _module(cupy: Any, source: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
-    macros = tuple(f"-D{macro}={value}" for macro, value in defines)
-    return cupy.RawModule(code=source_text(source), options=_OPTIONS + macros)
+def _module(cupy: Any, device: int, source: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
+    # CuPy compiles what RawModule is given as text with -ftz=true behind all options, and the last one counts.
+    options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in defines))
+    text, kind = source_text(source), cupy.cuda.Device(device).compute_capability
+    key = repr((text, options, kind, cupy.cuda.nvrtc.getVersion()))
+    name = f"cytolith-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.cubin"
+    path = _cache_folder() / name
+    if not path.exists():
+        code, _ = cupy.cuda.compiler.compile_using_nvrtc(text, options)
+        path = _keep(path, code)
+    return cupy.RawModule(path=str(path))
+
+
+def _cache_folder() -> Path:
+    """Where CuPy keeps what it compiles."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+
+
+def _keep(path: Path, code: bytes) -> Path:
+    """Write machine code to a file that appears whole, or to one that goes with the process; gives its path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            file.write(code)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            Path(file.name).replace(path)
+        except OSError:
+            with suppress(OSError):
+                Path(file.name).unlink()
+            raise
+    except OSError:
+        path = Path(_folder_of_process().name) / path.name
+        path.write_bytes(code)
+    return path
+
+
+@functools.cache
+def _folder_of_process() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cytolith-", ignore_cleanup_errors=True)
 
 
 @functools.cache

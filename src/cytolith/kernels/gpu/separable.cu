@@ -84,7 +84,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sum_separable(VOXEL const
     DYNAMIC_SHARED(shared);
     float* const second = reinterpret_cast<float*>(shared);          // y pass: planes, kernels, ROWS, kPitch
     float* const first = second + PLANES * KERNELS * ROWS * kPitch;  // z pass: planes, kernels, kHeight, STRIP
-    int64* const offset = reinterpret_cast<int64*>(first + PLANES * KERNELS * kHeight * STRIP);  // of the planes
+    constexpr int kSums = PLANES * KERNELS * (ROWS * kPitch + kHeight * STRIP);
+    int64* const offset = reinterpret_cast<int64*>(second + kSums + kSums % 2);  // of the planes, aligned
 
     // tiles that share planes run at the same time, so that planes are read from memory once
     unsigned const deep = (Z + PLANES - 1) / PLANES, across = (X + COLUMNS - 1) / COLUMNS;

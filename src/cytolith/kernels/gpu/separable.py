@@ -46,7 +46,7 @@ class Tile(NamedTuple):
         """Dynamic shared memory of a block of threads."""
         pitch = -(-(self.columns + taps[2] - 1) // _SUMS_X) * _SUMS_X
         sums = self.planes * kernels * (self.rows * pitch + (self.rows + taps[1] - 1) * self.strip)
-        return 4 * sums + 8 * (self.planes + taps[0] - 1)
+        return 4 * (sums + sums % 2) + 8 * (self.planes + taps[0] - 1)
 
     def cost(self, taps: Shape, kernels: int) -> float:
         """Instructions a voxel of the result, about; loads and stores are four times as dear as sums."""
@@ -147,13 +147,13 @@ def _most_shared(device: int) -> int:
     return int(array_module().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
-def _struct(**fields: NDArray[Any]) -> np.void:
-    """Arrays as the fields of a struct, an argument that is passed by value."""
+def _struct(**fields: NDArray[Any]) -> NDArray[np.void]:
+    """Arrays as the fields of a struct: an argument that CuPy passes by value, as it has one element."""
     kind = np.dtype([(name, each.dtype, each.shape) for name, each in fields.items()])
-    return np.void(tuple(fields.values()), dtype=kind)
+    return np.array([tuple(fields.values())], kind)
 
 
-def _pointers(kernels: int, on_device: list[Array]) -> np.void:
+def _pointers(kernels: int, on_device: list[Array]) -> NDArray[np.void]:
     """Where the weights of each kernel begin; of x those of all kernels are one list."""
     z, y, x = (
         np.array([axis.data.ptr + axis.nbytes // kernels * k for k in range(kernels)], np.uint64) for axis in on_device

@@ -123,7 +123,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) select_keys(VOXEL const* 
 
         if (warp < kRanks) {  // one warp a rank, 8 digits a lane
             uint32 const* of_lane = totals[node[warp]] + 8 * lane;
-            uint32 rank = rest[warp];  // before a lane changes it: the shuffles lie between
+            uint32 rank = rest[warp];
+            __syncwarp();  // before a lane changes it
             uint32 own = 0;
             for (int i = 0; i < 8; ++i) own += of_lane[i];
             uint32 until = own;
