@@ -38,7 +38,7 @@ MOST_NOT_RUN = 4
 
 _BLOCK = re.compile(r"(?:^<!-- (not run|needs|fails): ([^\n]+) -->\n)?^```(sh|python|text)\n(.*?)^```$", re.M | re.S)
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-_TIMES = re.compile(r"[\d.]+ s\b|\(\d+ Mvoxel/s\)")
+_TIMES = re.compile(r"[\d.]+ s\b|\([\d.]+ Mvoxel/s\)")
 
 
 @dataclass(frozen=True)

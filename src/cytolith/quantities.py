@@ -1,7 +1,7 @@
 """Numbers with a unit as users write them: lengths, thresholds and memory sizes, parsed once and printed back.
 
 A length is a number of voxels (``5``) or of micrometres (``"8 um"``). A threshold is a grey value (``700``) or a
-multiple of the noise of the image (``"9 mad"``). Nothing is ever guessed: a text without a unit is a plain number.
+multiple of the noise of the image (``"6 mad"``). Nothing is ever guessed: a text without a unit is a plain number.
 """
 
 from __future__ import annotations
@@ -114,18 +114,18 @@ class Threshold(NamedTuple):
 
 
 def parse_threshold(value: Any) -> Threshold:
-    """Threshold from a number or a text such as ``"9 mad"``; ConfigError names what it cannot read."""
+    """Threshold from a number or a text such as ``"6 mad"``; ConfigError names what it cannot read."""
     if isinstance(value, Threshold):
         return value
     if _is_number(value):
         threshold = Threshold(float(value))
     elif isinstance(value, str):
-        number, unit = _split(value, 'a threshold: give a grey value (700) or a multiple of the noise ("9 mad")')
+        number, unit = _split(value, 'a threshold: give a grey value (700) or a multiple of the noise ("6 mad")')
         if unit not in {"", "mad"}:
-            raise ConfigError(f'{value!r} has the unknown unit {unit!r}: give a grey value (700) or "9 mad"')
+            raise ConfigError(f'{value!r} has the unknown unit {unit!r}: give a grey value (700) or "6 mad"')
         threshold = Threshold(number, "mad" if unit else "grey")
     else:
-        raise ConfigError(f'{value!r} is not a threshold: give a grey value (700) or "9 mad"')
+        raise ConfigError(f'{value!r} is not a threshold: give a grey value (700) or "6 mad"')
     if not math.isfinite(threshold.value):
         raise ConfigError(f"{value!r} is not a threshold: it must be finite")
     return threshold
@@ -146,6 +146,12 @@ def parse_bytes(text: str | float) -> int:
     if not math.isfinite(size) or size <= 0:
         raise ConfigError(f"{text!r} is not a memory size: it must be positive")
     return int(size)
+
+
+def format_rate(voxels_per_second: float) -> str:
+    """A rate as people read it: ``35 Mvoxel/s``, ``0.35 Mvoxel/s``."""
+    rate = voxels_per_second / 1e6
+    return f"{rate:,.0f} Mvoxel/s" if rate >= 1 else f"{rate:.2g} Mvoxel/s"
 
 
 def format_bytes(size: float) -> str:

@@ -84,7 +84,7 @@ def to_toml(config: CellsConfig, run: Mapping[str, Any] | None = None) -> str:
     """TOML text of a configuration with the help of every field as a comment; reads back to an equal one."""
     lines = [
         '# Parameters of `cytolith cells`. Lengths: voxels (5) or micrometres ("8 um"), in the order z, y, x.',
-        '# Thresholds: grey values (700) or multiples of the noise ("9 mad"). none switches off.',
+        '# Thresholds: grey values (700) or multiples of the noise ("6 mad"). none switches off.',
         "",
     ]
     for key, value in (run or {}).items():

@@ -18,8 +18,8 @@ def hints_of(
     hints = []
     if volume.voxel_size is None:
         hints.append(
-            "the voxel size is unknown: default lengths are voxels of about 6 x 1.6 x 1.6 um, and the table has no "
-            "micrometres; add --voxel-size Z,Y,X"
+            "the voxel size is unknown: lengths that were not given are those for voxels of about 6 x 1.6 x 1.6 um, "
+            "and the table has no micrometres; add --voxel-size Z,Y,X"
         )
     if noise == 0:
         hints.append(

@@ -17,7 +17,7 @@ _CELLS = """Find, outline and measure the cells of a volume.
 
 Writes cells.parquet and cells.csv (one row a cell), config.toml (runs again as it is), run.json and run.log into the
 output folder. Lengths are voxels (5) or micrometres ("8 um") in the order Z,Y,X, or one for all axes; thresholds are
-grey values (700) or multiples of the noise ("9 mad"). `none` skips a step: --smoothing none.
+grey values (700) or multiples of the noise ("6 mad"). `none` skips a step: --smoothing none.
 """
 _FRACTURE = """Clean a binary stack of a fractured rock and map its aperture and its offset.
 

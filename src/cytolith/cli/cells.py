@@ -15,7 +15,7 @@ from cytolith.cells.presets import preset as named
 from cytolith.cells.resolve import with_defaults
 from cytolith.cli.numbers import Whole
 from cytolith.errors import ConfigError
-from cytolith.quantities import parse_bytes, parse_triple
+from cytolith.quantities import format_rate, parse_bytes, parse_triple
 
 _INPUT = Group("Input", sort_key=1)
 _RUN = Group("Run", sort_key=2)
@@ -200,8 +200,8 @@ def _cells(
         if outcome.already:
             print(f"{outcome.rows:,} cells; the run was finished before")
         else:
-            rate = outcome.voxels / max(outcome.seconds, 1e-6) / 1e6
-            print(f"{outcome.rows:,} cells in {outcome.seconds:.1f} s ({rate:,.0f} Mvoxel/s)")
+            rate = format_rate(outcome.voxels / max(outcome.seconds, 1e-6))
+            print(f"{outcome.rows:,} cells in {outcome.seconds:.1f} s ({rate})")
         for path in written:
             print(f"For other tools: {path}")
         if page is not None:

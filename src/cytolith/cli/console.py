@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from cytolith.axes import region_shape
 from cytolith.engine.events import BlockDone, Event, Failed, Finished, Planned, Retried, Stalled
 from cytolith.kernels.jit import NO_CACHE, compiled_before, keeps_compiled
-from cytolith.quantities import format_bytes
+from cytolith.quantities import format_bytes, format_rate
 
 _SECONDS_BETWEEN = 2.0
 """Lines of progress, where there is no bar, are at least this far apart."""
@@ -26,7 +26,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -95,14 +95,14 @@ class Console:
     def _advance(self, voxels: int) -> None:
         self._done += voxels
         elapsed = max(time.monotonic() - self._begin, 1e-6)
-        rate = self._done / elapsed / 1e6
+        rate = format_rate(self._done / elapsed)
         if self._err.is_terminal:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} Mvoxel/s")
+            self._bar.update(self._task, completed=self._done, rate=rate)
             return
         share = self._done / max(self._total, 1)
         if share >= self._lines_from and share < 1 and elapsed >= self._quiet_until:
             left = elapsed / share - elapsed
-            self._err.print(f"{self._name} {100 * share:3.0f} %  {rate:,.0f} Mvoxel/s  {left:,.0f} s left")
+            self._err.print(f"{self._name} {100 * share:3.0f} %  {rate}  {left:,.0f} s left")
             self._lines_from = math.floor(share * 10 + 1) / 10
             self._quiet_until = elapsed + _SECONDS_BETWEEN
 

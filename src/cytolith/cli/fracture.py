@@ -47,7 +47,7 @@ def fracture(
     offset_map_name: Annotated[str | None, Parameter(group=_FILES)] = None,
     img_stack_name: Annotated[str | None, Parameter(group=_FILES)] = None,
     zarr: Annotated[bool, Parameter(negative="", group=_FILES)] = False,
-    force: Annotated[bool, Parameter(name=["--force", "-f"], negative="", group=_FILES)] = False,
+    force: Annotated[bool, Parameter(name=["--force", "-f", "--overwrite"], negative="", group=_FILES)] = False,
     workers: Annotated[Whole, Parameter(group=_RUN)] = None,
     memory: Annotated[str | None, Parameter(group=_RUN)] = None,
     executor: Annotated[str, Parameter(group=_RUN)] = "threads",

@@ -74,8 +74,8 @@ def tune(
     trials
         Choices of parameters to try; for each of them all thresholds are looked at.
     only
-        Tune only these, with commas between: threshold, background, smoothing_z, smoothing_plane, dog, window_z,
-        window_plane. Default: all. The threshold is always tuned.
+        Tune only these, with commas between: threshold, background, stripes, smoothing_z, smoothing_plane, dog,
+        window_z, window_plane. Default: all. The threshold is always tuned.
     seed
         Number that the choices are drawn with; the same seed gives the same result.
     timeout
@@ -146,7 +146,9 @@ def _tell(report: "TuneReport") -> None:
         print(f"Tuned: threshold {tuned.threshold}" + (f", {factors}" if factors else ""))
     else:
         print(f"Parameters kept as they were: {tuned.reason}")
-    print(f"{len(tuned.trials)} trials ({report.trials} different) in {report.seconds:.1f} s: {report.files[0]}")
+    different = f"{report.trials} different choice{'' if report.trials == 1 else 's'} of parameters"
+    count = f"{len(tuned.trials)} trial{'' if len(tuned.trials) == 1 else 's'}"
+    print(f"{count}, {different}, in {report.seconds:.1f} s: {report.files[0]}")
 
 
 def _scores(numbers: "Numbers") -> str:
@@ -161,7 +163,7 @@ class _Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._quiet = quiet
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         columns = TextColumn("trials"), BarColumn(), TextColumn("{task.fields[best]}"), TimeRemainingColumn()
         self._bar = Progress(*columns, console=self._err, transient=True)
         self._task = self._bar.add_task("trials", total=None, best="")

@@ -27,8 +27,10 @@ class FractureConfig:
         Opening axis of the fracture: aperture and offset are measured along it. ``"y"``: the rows of a plane.
     offsets
         How the offset map is patched and filtered.
-    aperture_map, offset_map, image_stack, cluster_image, clusters, pictures, summary
+    aperture_map, offset_map, image_stack, clusters, pictures, summary
         Which results are written. The image stack is written only when there is an `n`.
+    cluster_image
+        Write an image of the clusters too, the largest in values of their own.
     map_images
         Write the maps as 32-bit TIFF images too.
     zarr

@@ -39,8 +39,7 @@ class OffsetSettings:
     Parameters
     ----------
     interpolation
-        How holes are patched: ``"linear"``, ``"axes"``, ``"nearest"`` or ``"harmonic"``; see
-        :func:`cytolith.kernels.patching.patch_map`.
+        How holes are patched: ``"linear"``, ``"axes"``, ``"nearest"`` or ``"harmonic"``, see `patch_map`.
     percentile
         Of the magnitude of the gradient, above 0 and up to 100: cells steeper than it are removed.
     filter

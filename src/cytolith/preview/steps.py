@@ -7,13 +7,15 @@ from cytolith.quantities import Length
 
 
 def step_rows(config: CellsConfig) -> list[tuple[str, str]]:
-    """Name of each step, and its parameters in words, for a resolved configuration; skipped steps say so."""
+    """Name of each step, and its parameters in words, for a resolved configuration; steps that are off say so."""
     rows = []
     for name in STEPS:
         step = getattr(config, name)
         fields = [] if step is None else [(field, value) for field, value in step if value is not None]
+        if getattr(step, "stripe_length", None) is None:
+            fields = [(field, value) for field, value in fields if field != "stripe_axis"]
         text = ", ".join(f"{field.replace('_', ' ')} {_shown(value)}" for field, value in fields)
-        rows.append((name.replace("_", " "), "skipped" if step is None else text or "on"))
+        rows.append((name.replace("_", " "), "off" if step is None else text or "on"))
     return rows
 
 

@@ -90,6 +90,10 @@ def config_of(record: Mapping[str, Any]) -> CellsConfig | None:
         return None
 
 
+_SWITCHES = {"illumination_correction": "flatfield", "dog_filter": "shape"}
+"""Steps that do nothing as long as this parameter of them is not given."""
+
+
 def parameter_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each parameter of each step: step, name, value, default, and whether the two differ."""
     size = record["input"].get("voxel_size_um")
@@ -103,10 +107,16 @@ def parameter_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             changed = value != default
             rows.append(_row(step, "", shown, "on" if isinstance(default, Mapping) else _shown(default), changed))
             continue
+        switch = _SWITCHES.get(step)
+        if switch is not None and value.get(switch) is None:  # what its other parameters are makes no difference
+            rows.append(_row(step, "", "off", "off", False))
+            continue
         if not isinstance(default, Mapping):
             rows.append(_row(step, "", "on", "off", True))
         for name, content in value.items():
             usual = default.get(name) if isinstance(default, Mapping) else None
+            if name == "stripe_axis" and value.get("stripe_length") is None:
+                continue
             changed = isinstance(default, Mapping) and content != usual
             if changed or content is not None:
                 rows.append(_row(step, name, _shown(content), _shown(usual), changed))
