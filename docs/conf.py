@@ -1,5 +1,6 @@
 """How the pages in this folder become a site. Nothing is fetched while it is built or read."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ autosummary_generate = False  # no generated pages: each object is documented on
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}  # the names, not all that they stand for
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 numpydoc_show_class_members = False
@@ -42,6 +44,8 @@ nitpick_ignore_regex = [
     ("py:(class|data|obj|exc)", r"(?!cytolith).*"),
     ("py:class", r"cytolith\..*\.(AnyTable|Box|SeedLists|Stamps|Storage|Structure)"),
 ]
+
+highlight_language = "none"  # a block without a language is a drawing
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"cytolith {release}"
@@ -58,3 +62,25 @@ html_theme_options = {
     "footer_end": [],
 }
 html_sidebars = {"index": [], "start": []}
+
+
+_ANY_SHAPE = r"tuple\[(?:~?typing\.)?Any, \.\.\.\]"
+_DTYPE = r"(?:~?numpy\.)?dtype\[((?:[^\[\]]|\[[^\[\]]*\])*)\]"
+_SHORTER = (
+    (re.compile(r"(?:~?sphinx\.util\.inspect\.)?TypeAliasForwardRef\('(\w+)'\)"), r"\1"),
+    (re.compile(rf"(?:~?numpy\.)?ndarray\[{_ANY_SHAPE}, {_DTYPE}\]"), r"NDArray[\1]"),
+)
+"""Types as autodoc writes them, and as the code has them."""
+
+
+def shorten(_app, _what, _name, _object, _options, signature, returns):  # noqa: ANN001, ANN201, D103
+    texts = []
+    for text in (signature, returns):
+        for long, short in _SHORTER if text else ():
+            text = long.sub(short, text)
+        texts.append(text)
+    return tuple(texts)
+
+
+def setup(app):  # noqa: ANN001, ANN201, D103
+    app.connect("autodoc-process-signature", shorten)

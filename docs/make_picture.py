@@ -7,7 +7,6 @@ import ast
 import contextlib
 import io
 import shlex
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.patches import Ellipse, FancyBboxPatch, Rectangle
 from PIL import Image
 
@@ -44,6 +43,9 @@ LAYERS = (
 """Layers of the package from top to bottom; those in one row do not import each other."""
 
 IMAGES = Path(__file__).parent / "images"
+MARKS = ("#56B4E9", "#E69F00", "#CC79A7")
+"""Colours of hits, misses and false alarms in the picture of a score."""
+OUTLINE = "#E69F00"
 
 
 def main() -> None:
@@ -63,12 +65,26 @@ def save(figure: plt.Figure, name: str) -> None:
     plt.close(figure)
 
 
+def map_picture(path: Path, label: str, name: str) -> None:
+    """Draw a map of a fracture, voxels of 25 um, with type that can be read where the picture is narrow."""
+    values = np.loadtxt(path)
+    millimetres = 0.025 * np.array(values.shape)
+    with mpl.rc_context({"font.size": 13}):
+        figure, axes = plt.subplots(figsize=(6, 6 * values.shape[0] / values.shape[1] + 0.4), dpi=110)
+        extent = (0, millimetres[1], millimetres[0], 0)
+        drawn = axes.imshow(values, extent=extent, interpolation="nearest")
+        axes.set(xlabel="x (mm)", ylabel="z (mm)")
+        axes.locator_params(nbins=5)
+        figure.colorbar(drawn, ax=axes, label=label, fraction=0.036 * values.shape[0] / values.shape[1] * 1.3, pad=0.03)
+        save(figure, name)
+
+
 def fracture() -> None:
-    """Draw the aperture map of a sample fracture as a run does."""
+    """Draw the aperture map of a sample fracture."""
     with tempfile.TemporaryDirectory() as folder:
         write_fracture_sample(Path(folder), (160, 80, 360), 4)
         result = run_fracture(f"{folder}/fracture.tif", folder, FractureConfig(n=1), voxel_size=(25, 25, 25))
-        (IMAGES / "fracture.png").write_bytes(result.paths["aperture_picture"].read_bytes())
+        map_picture(result.paths["aperture_map"], "aperture (voxels)", "fracture.png")
 
 
 def cells() -> None:
@@ -80,27 +96,26 @@ def cells() -> None:
         result = execute(prepare(open_volume(volume, voxel_size=VOXEL), config))
         labels = np.load(path)
     table, flat = result.table, volume[SLAB].max(0)
-    inside = labels[SLAB].max(0)
-    edges = np.zeros_like(inside)
-    change = (inside[1:-1, 1:-1] != inside[:-2, 1:-1]) | (inside[1:-1, 1:-1] != inside[1:-1, :-2])
-    edges[1:-1, 1:-1] = np.where(change, np.maximum(inside[1:-1, 1:-1], 1), 0)
-    rng = np.random.default_rng(1)
-    colours = ListedColormap(
-        np.vstack([[0, 0, 0, 0], np.c_[rng.uniform(0.35, 1, (labels.max(), 3)), np.ones(labels.max())]])
-    )
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3), dpi=150, layout="constrained")
+    inside = np.pad(labels[SLAB].max(0), 1)
+    here = inside[1:-1, 1:-1]
+    around = (inside[:-2, 1:-1], inside[2:, 1:-1], inside[1:-1, :-2], inside[1:-1, 2:])
+    edges = (here > 0) & np.logical_or.reduce([here != other for other in around])
     extent = (0, flat.shape[1] * VOXEL[2], flat.shape[0] * VOXEL[1], 0)
     limits = {"vmin": np.percentile(flat, 1), "vmax": np.percentile(flat, 99.7)}
-    for axis in axes:
-        axis.imshow(flat, cmap="gray", extent=extent, **limits)
-        axis.set_xlabel("x (um)", fontsize=8)
-        axis.tick_params(labelsize=7)
-    axes[1].imshow(edges, cmap=colours, extent=extent, interpolation="nearest", vmin=0, vmax=labels.max())
     shown = (table["z"] >= SLAB.start) & (table["z"] < SLAB.stop)
-    axes[1].plot(table["x_um"][shown] + VOXEL[2] / 2, table["y_um"][shown] + VOXEL[1] / 2, ".", color="white", ms=2.5)
-    axes[0].set_title(f"{SLAB.stop - SLAB.start} planes of the sample, largest value", fontsize=9)
-    axes[1].set_title(f"{shown.sum()} cells found: centres and outlines", fontsize=9)
-    save(figure, "cells.png")
+    with mpl.rc_context({"font.size": 12, "axes.titlesize": 12}):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), dpi=150, layout="constrained", sharey=True)
+        for axis in axes:
+            axis.imshow(flat, cmap="gray", extent=extent, **limits)
+            axis.set_xlabel("x (um)")
+        axes[0].set_ylabel("y (um)")
+        only = ListedColormap([(0, 0, 0, 0), OUTLINE])
+        axes[1].imshow(edges, cmap=only, extent=extent, interpolation="nearest", vmin=0, vmax=1)
+        at = [table[name][shown] + edge / 2 for name, edge in (("x_um", VOXEL[2]), ("y_um", VOXEL[1]))]
+        axes[1].plot(*at, ".", color="white", ms=2.5)
+        axes[0].set_title(f"{SLAB.stop - SLAB.start} planes of the sample, largest value")
+        axes[1].set_title(f"{shown.sum()} cells found: centres and outlines")
+        save(figure, "cells.png")
 
 
 def run(command: str, folder: Path) -> None:
@@ -110,8 +125,8 @@ def run(command: str, folder: Path) -> None:
 
 
 def tutorial_cells() -> None:
-    """Draw the score of the tutorial on cells, as its commands do."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Draw the score of the tutorial on cells, as its commands do, with larger type."""
+    with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"font.size": 14}):
         for command in (
             "sample cells sample",
             "cells sample/planes -o cells --voxel-size 6,1.62,1.62 --no-report -q",
@@ -119,20 +134,43 @@ def tutorial_cells() -> None:
         ):
             run(command, Path(folder))
         with Image.open(f"{folder}/score/score.png") as image:  # as small as a page needs it
-            small = image.convert("RGB").resize((880, 880), Image.Resampling.LANCZOS).quantize(64)
-        small.save(IMAGES / "tutorial-score.png", optimize=True)
+            width = 880
+            small = image.convert("RGB").resize((width, width * image.height // image.width), Image.Resampling.LANCZOS)
+            few = with_colours(np.asarray(small), palette())
+        few.save(IMAGES / "tutorial-score.png", optimize=True)
+
+
+def palette() -> np.ndarray:
+    """Greys, and the colours of the marks over them: few marks would be lost among colours chosen by their number."""
+    greys = np.repeat(np.arange(64)[:, None] * 255 / 63, 3, axis=1)
+    mixed = [
+        255 * share * np.array(to_rgb(mark)) + grey * (1 - share)
+        for mark in MARKS
+        for share in (0.45, 0.7, 1.0)
+        for grey in (0, 90, 200)
+    ]
+    return np.unique(np.vstack([greys, mixed]).round().astype(np.int32), axis=0)
+
+
+def with_colours(image: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """Give each pixel the nearest of the colours; Pillow's own choice is near only."""
+    given, where = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
+    nearest = [((colours - one) ** 2).sum(1).argmin() for one in given.astype(np.int32)]
+    few = Image.fromarray(np.array(nearest, np.uint8)[where].reshape(image.shape[:2]), "P")
+    few.putpalette(colours.astype(np.uint8).tobytes())
+    return few
 
 
 def tutorial_fracture() -> None:
-    """Draw the maps of the tutorial on a fracture, as its commands do."""
+    """Draw the maps of the tutorial on a fracture, of the run that its commands do."""
     with tempfile.TemporaryDirectory() as folder:
         for command in (
             "sample fracture rock",
             "fracture rock/fracture.tif -o maps -n 1 --voxel-size 25,25,25 --no-report -q",
         ):
             run(command, Path(folder))
-        for kind in ("aperture", "offset"):
-            shutil.copyfile(f"{folder}/maps/fracture-{kind}-map.png", IMAGES / f"tutorial-{kind}.png")
+        for kind, label in (("aperture", "aperture (voxels)"), ("offset", "offset (voxels)")):
+            map_picture(Path(folder) / "maps" / f"fracture-{kind}-map.txt", label, f"tutorial-{kind}.png")
 
 
 def layers() -> None:
@@ -168,7 +206,7 @@ def layers() -> None:
 
 def blocks() -> None:
     """Draw cores, a halo, and cells that are settled, and one that is read again."""
-    figure, axes = plt.subplots(figsize=(8, 3.4), dpi=120)
+    figure, axes = plt.subplots(figsize=(7, 3.2), dpi=120)
     for x in range(3):
         for y in range(2):
             axes.add_patch(Rectangle((4 * x, 2.6 * y), 4, 2.6, fc="none", ec="0.5", lw=1))
@@ -185,12 +223,13 @@ def blocks() -> None:
     ):
         axes.add_patch(Ellipse((x, y), width, 0.45, fc=colour, ec="none"))
     axes.plot(7.4, 1.45, "k.", ms=5)
-    axes.text(4.15, 2.3, "core", color="tab:blue", fontsize=9)
-    axes.text(4.15, 2.8, "halo: read too", color="tab:blue", fontsize=9)
-    axes.text(4.6, 1.15, "settled", color="tab:green", fontsize=9)
-    axes.text(8.75, 2.3, "read again: the cell runs on", color="tab:red", fontsize=9)
-    axes.text(6.5, 0.8, "key", fontsize=8)
-    axes.annotate("", (7.35, 1.4), (6.85, 0.95), arrowprops={"arrowstyle": "->", "lw": 0.8})
+    axes.text(4.15, 2.25, "core", color="tab:blue")
+    axes.text(4.15, 2.75, "halo: read too", color="tab:blue")
+    axes.text(4.6, 1.1, "settled", color="tab:green")
+    axes.text(8.15, 2.28, "read again: it runs on", color="tab:red")
+    axes.text(2.0, 3.45, "of other blocks", color="0.35", ha="center")
+    axes.text(6.55, 0.84, "key")
+    axes.annotate("", (7.35, 1.4), (7.0, 1.1), arrowprops={"arrowstyle": "->", "lw": 0.8})
     axes.set(xlim=(-0.1, 12.6), ylim=(-0.1, 5.3), aspect="equal")
     axes.axis("off")
     save(figure, "blocks.png")

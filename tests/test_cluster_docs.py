@@ -18,16 +18,15 @@ from cytolith.testing.phantoms import write_sample
 pytest.importorskip("distributed")
 
 DOCS = Path(__file__).parents[1] / "docs" / "cluster.md"
-TEXT = DOCS.read_text(encoding="utf-8")
+TEXT = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")  # a command a line
 FOREGROUND = "<!-- runs in tests/test_cluster_docs.py -->"
 BACKGROUND = "<!-- runs in tests/test_cluster_docs.py: background -->"
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def commands(mark):
-    return [
-        line for block in re.findall(rf"{re.escape(mark)}\n```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()
-    ]
+    blocks = re.findall(rf"{re.escape(mark)}\n```sh\n(.*?)```", TEXT, re.S)
+    return [line for block in blocks for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every command and every line of Python on the pages runs, and prints what the page shows."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -15,8 +16,6 @@ import pytest
 import tifffile
 
 from cytolith.cli import app
-from cytolith.testing.fracture_phantom import write_fracture_sample
-from cytolith.testing.phantoms import write_sample
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(
@@ -57,22 +56,20 @@ def blocks_of(page):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """What a reader is taken to have: planes, marked cells, the result of a run, labels of regions, a stack of a
-    rock."""
+    """What a reader is taken to have: what the commands of the first how-to page make (planes, marked cells, the result
+    of a run, a stack of a rock), and labels of regions."""
     folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder, (24, 120, 130), 2)
-    shutil.copy(folder / "truth.csv", folder / "marked.csv")
-    voxel = ["--voxel-size", "6,1.62,1.62"]
-    assert not app(["cells", str(folder / "planes"), "-o", str(folder / "OUT"), *voxel, "--labels", "-q"])
+    with contextlib.chdir(folder):
+        for block in blocks_of(DOCS / "howto" / "index.md"):
+            run_shell(block.code, 0)
+    assert {"planes", "marked.csv", "OUT", "fracture.tif"} <= {path.name for path in folder.iterdir()}
     halves = np.repeat(np.arange(1, 3, dtype=np.uint16), 4) * np.ones((6, 8, 1), np.uint16)
     tifffile.imwrite(folder / "annotation.tif", halves)
     (folder / "cell_map_params.cfg").write_text(
         "[detection]\n[[background_correction]]\ndiameter = [10, 10]\n[[shape_detection]]\nthreshold = 500\n"
     )
     (folder / "structures.csv").write_text("id,name\n1,left half\n2,right half\n")
-    write_fracture_sample(folder / "rock", (40, 50, 60), 1)
-    (folder / "rock" / "fracture.tif").rename(folder / "fracture.tif")
-    shutil.rmtree(folder / "rock")
+    shutil.rmtree(folder / "rock")  # tutorials make one of their own
     return folder
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_python(folder, monkeypatch):
     assert names["labels"].max() == len(names["maxima"]) > 0
     assert names["aperture"].sum() * 255 == names["kept"].sum()
     assert (names["kept"] > 0).sum() == names["clusters"]["size"][0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a line of a POSIX shell")
+def test_samples_of_the_demo_have_the_names_that_the_commands_take(tmp_path):
+    demo = re.findall(r"^\t\$\(BIN\)/(cytolith sample .*)$", (README.parent / "Makefile").read_text(), re.MULTILINE)
+    assert len(demo) == 2
+    (line,) = re.findall(r"^    (cp demo/.*)$", README.read_text(), re.MULTILINE)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    there = "ls -d planes truth.csv fracture.tif"
+    subprocess.run(
+        ["bash", "-ec", "\n".join([*demo, line, there])],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        check=True,
+    )
+
+
+def test_extras_exist():
+    extras = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in [README, *(README.parent / "docs").rglob("*.md")]:
+        for names in re.findall(r"pip install [^\n`]*?(?:\.|cytolith)\[([\w,-]+)\]", page.read_text()):
+            assert set(names.split(",")) <= set(extras), page.name
 
 
 def test_make_targets_exist():

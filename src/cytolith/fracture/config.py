@@ -24,7 +24,7 @@ class FractureConfig:
     invert
         Exchange fracture and rock.
     axis
-        Opening axis of the fracture: aperture and offset are measured along it. ``"y"``: the rows of a plane.
+        Opening axis of the fracture: aperture and offset are measured along it. ``"y"``: along the columns of a plane.
     offsets
         How the offset map is patched and filtered.
     aperture_map, offset_map, image_stack, clusters, pictures, summary

@@ -211,7 +211,7 @@ def fracture_maps(
     n
         Only the `n` largest 26-connected clusters count; default: all voxels.
     axis
-        Opening axis: ``"z"``, ``"y"`` (rows of a plane) or ``"x"``.
+        Opening axis: ``"z"``, ``"y"`` (along the columns of a plane) or ``"x"``.
     threshold, invert
         As in :func:`label_clusters`.
     interpolation, percentile, filter
