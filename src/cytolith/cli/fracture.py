@@ -85,8 +85,8 @@ def fracture(
     gen_cluster_img
         Write NAME-processed-clusters.tif: the 16 largest clusters in 67, 75, ... 187, all others in 255.
     axis
-        Opening axis, z, y (along the columns of a plane) or x: aperture is the number of fracture voxels along it, offset the index
-        of the first.
+        Opening axis, z, y (along the columns of a plane) or x: aperture is the number of fracture voxels along it,
+        offset the index of the first.
     interpolation
         How holes of the offset map are patched: linear, axes (mean along rows and columns), nearest or harmonic.
     filter
