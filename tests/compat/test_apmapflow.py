@@ -226,11 +226,34 @@ def test_mistakes(tmp_path):
         save_cluster_image([0], [0], [1, 2], [3], (2, 3, 4), tmp_path / "a.tif")
     with pytest.raises(ConfigError, match="not among the groups"):
         save_cluster_image([5], [0], [1], [3], (2, 3, 4), tmp_path / "a.tif")
-    (tmp_path / "a.tif").write_text("mine")
+    (tmp_path / "a.tif").mkdir()
     with pytest.raises(OutputError, match=r"a\.tif"):
         process_image(np.ones((2, 3, 4)), 1, img_name=tmp_path / "a.tif")
-    assert (tmp_path / "a.tif").read_text() == "mine"
 
 
 def test_every_name_is_there():
     assert all(callable(getattr(apmapflow, name)) for name in apmapflow.__all__)
+
+
+@pytest.mark.parametrize("wrong", [None, "1", 1.5, True])
+def test_numbers_of_clusters_that_are_none(wrong):
+    with pytest.raises(ConfigError, match="give a whole number, 0 for all clusters"):
+        process_image(np.ones((2, 3, 4)), wrong)
+    with pytest.raises(ConfigError, match="num_to_keep is"):
+        remove_isolated_clusters([[0, 1]], [0, 1], wrong)
+
+
+def test_an_image_of_clusters_is_replaced(tmp_path):
+    for image in (np.ones((2, 3, 4)), np.zeros((2, 3, 4))):
+        process_image(image, np.int64(1), img_name=tmp_path / "c.tif")
+    assert (tifffile.imread(tmp_path / "c.tif") == 0).all()
+    with pytest.raises(OutputError, match="is a TIFF file"):
+        process_image(np.ones((2, 3, 4)), 1, img_name=tmp_path / "c.npy")
+    for place in (-1, 8):
+        with pytest.raises(ConfigError, match="do not lie in an image of"):
+            save_cluster_image([0, 0], [0], [2], [0, place], (2, 2, 2), tmp_path / "d.tif")
+
+
+def test_a_map_that_is_not_patched():
+    with pytest.raises(ValueError, match=r"patch it first \(patch_holes\)"):
+        filter_high_gradients([[1.0, np.nan]])

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from cytolith.compat import apmapflow_run
 from cytolith.compat.apmapflow import calculate_offset_map, main, process_image, read_map
+from cytolith.io.lock import FolderLock
 
 SHAPE = (14, 22, 31)  # z, y, x
 
@@ -99,14 +100,11 @@ def test_existing_files_are_kept_unless_forced(stack, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
-        (["--gen-cluster-img"], 2, "--gen-cluster-img: clusters are looked for only to keep some of them; add -n"),
-        (["--no-aper-map", "--no-offset-map"], 2, "nothing is left to write"),
-        (["--no-aper-map", "--no-offset-map", "--no-img-stack", "-n", "1"], 2, "nothing is left to write"),
-        (["--aper-map-name", "a.txt", "--no-aper-map"], 2, "give one of the two"),
-        (["--img-stack-name", "s.tif"], 2, "a stack is written only when clusters are kept; add -n"),
+        (["--no-aper-map", "--no-offset-map"], 2, "leave out one of the --no- flags, or add -n"),
+        (["--no-aper-map", "--no-offset-map", "--no-img-stack", "-n", "1"], 2, "or add --gen-cluster-img"),
         (["-n", "many"], 2, "invalid int value: 'many'"),
         (["--frobnicate"], 2, "unrecognized arguments"),
-        (["-n", "1", "--img-stack-name", "s.jpg"], 1, "a stack is written as"),
+        (["-n", "1", "--img-stack-name", "s.jpg"], 2, "the stack is a TIFF file; give it the ending .tif"),
         (["--aper-map-name", "rock.v2.tif"], 1, "is the input"),
     ],
 )
@@ -116,6 +114,65 @@ def test_mistakes_are_one_line(stack, tmp_path, capsys, flags, code, text):
     assert text in said
     assert "Traceback" not in said
     assert names(tmp_path) == ["rock.v2.tif"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "left"),
+    [
+        (["--gen-cluster-img"], "--gen-cluster-img: clusters are looked for", ["aperture", "offset"]),
+        (["--img-stack-name", "s.jpg"], "s.jpg: not written, as there is no -n", ["aperture", "offset"]),
+        (["--aper-map-name", "a.txt", "--no-aper-map"], "a.txt: not written, as --no-aper-map", ["offset"]),
+    ],
+)
+def test_flags_that_make_no_difference_are_named(stack, tmp_path, capsys, flags, text, left):
+    assert call(stack, "-o", tmp_path / "out", *flags) == 0
+    assert text in capsys.readouterr().err
+    assert names(tmp_path / "out") == [f"rock.v2-{name}-map.txt" for name in left]
+
+
+def test_choices_that_the_command_does_not_have(tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "ij.tif", np.zeros((4, 2, 6, 7), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+    assert call(tmp_path / "ij.tif", "-o", tmp_path) == 1
+    assert "this command has no such choice, cytolith fracture has" in capsys.readouterr().err
+
+
+def test_a_stack_that_fails_is_not_in_the_way_of_others(rock, stack, tmp_path, capsys):
+    """Runs of a folder full of stacks have the current folder in common."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for z, plane in enumerate(rock.astype(np.uint8)):
+        tifffile.imwrite(folder / f"p{z:03}.tif", plane, compression="zlib")
+    with tifffile.TiffFile(folder / "p008.tif") as tif:
+        begin = tif.pages[0].dataoffsets[0]
+    data = bytearray((folder / "p008.tif").read_bytes())
+    data[begin : begin + 8] = b"\0" * 8
+    (folder / "p008.tif").write_bytes(data)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert call(folder, "-o", out, "-n", "1") == 1
+    with FolderLock(out):  # nor is what others do there
+        assert call(stack, "-o", out, "-n", "1") == 0
+    assert [name for name in names(out) if name.startswith("rock")] == [
+        f"rock.v2-{name}" for name in ("aperture-map.txt", "offset-map.txt", "processed.tif")
+    ]
+    with FolderLock(out, ".cytolith-rock.v2.lock"):
+        assert call(stack, "-o", out, "-n", "2", "-f") == 1
+    assert "another run" in capsys.readouterr().err
+
+
+def test_interrupted_when_all_is_in_place(stack, tmp_path, monkeypatch, capsys):
+    from cytolith.fracture import outputs
+
+    remove, out = outputs.remove, tmp_path / "out"
+
+    def interrupt(path):
+        if (out / "rock.v2-aperture-map.txt").exists():
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(outputs, "remove", interrupt)
+    assert call(stack, "-o", out, "-n", "1") == 130
+    assert "the results are in place in" in capsys.readouterr().err
 
 
 def test_input_that_cannot_be_read(tmp_path, capsys):
@@ -198,13 +255,17 @@ def test_an_interrupted_run_goes_on(stack, tmp_path, monkeypatch, capsys):
         assert call(stack, "-o", out, "-n", "1", "--gen-cluster-img") == 130
     assert "interrupted; what is finished is kept in" in capsys.readouterr().err
     assert not any(path.is_file() and not path.name.startswith(".") for path in out.iterdir())
-    assert call(stack, "-o", out, "-n", "-1", "--gen-cluster-img") == 1  # other clusters are another run
-    assert "the unfinished run there has apm_process_image_stack -n 1" in capsys.readouterr().err
     assert call(stack, "-o", out, "-n", "1", "--gen-cluster-img") == 0
     assert "went on with the unfinished run" in capsys.readouterr().err
     assert names(out) == names(tmp_path / "whole")
     for name in names(out):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(apmapflow_run, "settle_map", interrupt)
+        assert call(stack, "-o", out, "-n", "1", "-f") == 130
+    capsys.readouterr()
+    assert call(stack, "-o", out, "-n", "-1", "-f") == 0  # other clusters are another run, which takes its place
+    assert "went on" not in capsys.readouterr().err
 
 
 def test_a_damaged_plane_is_named(rock, tmp_path, capsys):

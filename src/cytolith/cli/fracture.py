@@ -187,7 +187,9 @@ def fracture(
             try:
                 result = execute(prepared, console)
             except BaseException:
-                if prepared.outputs.resumable and has_blocks(prepared.outputs.scratch):
+                if prepared.outputs.committed:
+                    console.notes([f"the results are in place in {output}"])
+                elif prepared.outputs.resumable and has_blocks(prepared.outputs.scratch):
                     console.notes([f"what is finished is kept in {output}; the same command goes on from there"])
                 raise
     console.notes(result.hints[len(prepared.hints) :])

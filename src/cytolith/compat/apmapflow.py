@@ -12,6 +12,8 @@ more), 16 clusters are coloured (here 15), and holes are patched without triangu
 
 from __future__ import annotations
 
+import math
+import operator
 import sys
 from collections.abc import Sequence
 from os import PathLike
@@ -25,7 +27,7 @@ from cytolith.axes import Shape
 from cytolith.compat.apmapflow_command import main
 from cytolith.compat.apmapflow_maps import calculate_offset_map, filter_high_gradients, patch_holes
 from cytolith.compat.apmapflow_run import colours_of, kept_count
-from cytolith.errors import ConfigError, VolumeError
+from cytolith.errors import ConfigError, OutputError, VolumeError
 from cytolith.fracture.clusters import label_clusters
 from cytolith.fracture.graph import (
     generate_adjacency_matrix,
@@ -72,7 +74,8 @@ def process_image(img_data: ArrayLike, num_clusters: int, **kwargs: Any) -> NDAr
     Raises
     ------
     VolumeError, ConfigError, OutputError
-        An image that is not three-dimensional, a keyword that is not known, a file that exists or cannot be written.
+        An image that is not three-dimensional, a number that is none, a keyword that is not known, a file that cannot
+        be written.
 
     Examples
     --------
@@ -80,6 +83,7 @@ def process_image(img_data: ArrayLike, num_clusters: int, **kwargs: Any) -> NDAr
     array([[[ True,  True, False, False]]])
     """
     img_name = _keywords("process_image", kwargs, img_name=None)["img_name"]
+    num_clusters = _whole("num_clusters", num_clusters)
     image = np.asarray(img_data)
     if image.ndim != 3 or image.size == 0:
         raise VolumeError(f"img_data has shape {image.shape}; give a stack (x, y, z) with voxels in it")
@@ -117,7 +121,8 @@ def remove_isolated_clusters(
     Raises
     ------
     ConfigError, OutputError
-        Pairs that are no node numbers, a keyword that is not known, a file that exists or cannot be written.
+        Pairs that are no node numbers, a number that is none, a keyword that is not known, places outside the image, a
+        file that cannot be written.
 
     Examples
     --------
@@ -125,6 +130,7 @@ def remove_isolated_clusters(
     [1, 9]
     """
     given = _keywords("remove_isolated_clusters", kwargs, img_shape=None, img_name=None)
+    num_to_keep = _whole("num_to_keep", num_to_keep)
     locs = np.asarray(nonzero_locs)
     try:
         cs_ids, total = component_of_nodes(conns, len(locs))
@@ -168,7 +174,7 @@ def save_cluster_image(
     ConfigError
         Arrays that do not fit together.
     OutputError
-        The file exists, has no ending of a TIFF file, or cannot be written.
+        The file has no ending of a TIFF file, or cannot be written. One that is there is replaced.
     """
     ids, names, sizes, places = (np.asarray(each) for each in (cs_ids, groups, counts, locs))
     shape = tuple(int(extent) for extent in img_shape)
@@ -176,6 +182,10 @@ def save_cluster_image(
         raise ConfigError(
             f"save_cluster_image: {ids.size} clusters of {places.size} voxels, {names.size} groups with {sizes.size} "
             f"counts and the shape {shape} do not fit together"
+        )
+    if places.size and not 0 <= places.min() <= places.max() < math.prod(shape):
+        raise ConfigError(
+            f"save_cluster_image: places from {places.min()} to {places.max()} do not lie in an image of {shape} voxels"
         )
     order = np.argsort(-sizes.astype(np.int64), kind="stable")
     by_name = np.argsort(names)
@@ -216,10 +226,21 @@ def _keywords(function: str, given: dict[str, Any], **known: Any) -> dict[str, A
     return known | given
 
 
+def _whole(name: str, given: Any) -> int:
+    try:
+        if isinstance(given, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(given)
+    except TypeError:
+        raise ConfigError(f"{name} is {given!r}; give a whole number, 0 for all clusters") from None
+
+
 def _write_tiff(path: str | PathLike[str], image: NDArray[np.uint8]) -> None:
     """Write a stack (z, y, x)."""
     Z, Y, X = shape = _shape_of(image)
-    with create_sink(Path(path), shape, np.uint8, shape) as sink:
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{path}: the image of clusters is a TIFF file; give it the ending .tif")
+    with create_sink(Path(path), shape, np.uint8, shape, overwrite=True) as sink:
         sink.write((slice(0, Z), slice(0, Y), slice(0, X)), image)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
+import re
 import sys
 from collections.abc import Sequence
 
-from cytolith.axes import region_shape
-from cytolith.compat.apmapflow_run import StackOptions, process_stack
-from cytolith.engine.events import BlockDone, Event, Planned
 from cytolith.errors import ConfigError, CytolithError, MemoryBudgetError
 
 NAME = "apm_process_image_stack"
 
 log = logging.getLogger(__name__)
+
+_CHOICES = re.compile(r"\b(?:channel|timepoint|level|dataset)=")
+"""Arguments of `open_volume` in what it says."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace) -> int:
     try:
+        # here, so that Ctrl-C while the libraries are loaded is answered in one line too
+        from cytolith.compat.apmapflow_run import Progress, StackOptions, process_stack
+
         options = StackOptions(
             num_clusters=given.num_clusters,
             invert=given.invert,
@@ -87,13 +90,14 @@ def _run(given: argparse.Namespace) -> int:
             offset_map_name=given.offset_map_name,
             img_stack_name=given.img_stack_name,
         )
-        result = process_stack(given.image_file, given.output_dir, options, _Progress())
+        result = process_stack(given.image_file, given.output_dir, options, Progress())
     except ConfigError as error:
         return _fail(str(error), 2)
     except MemoryBudgetError as error:
         return _fail(f"{error} (of cytolith fracture; this command takes half of what the machine has)", 1)
     except CytolithError as error:
-        return _fail("; ".join([str(error), *_left(error)]), 1)
+        choice = "this command has no such choice, cytolith fracture has" if _CHOICES.search(str(error)) else ""
+        return _fail("; ".join(filter(None, [str(error), choice, *_left(error)])), 1)
     except KeyboardInterrupt as error:
         return _fail("; ".join(["interrupted", *(_left(error) or ["nothing half-written is left"])]), 130)
     except MemoryError:
@@ -115,24 +119,3 @@ def _fail(message: str, code: int) -> int:
 def _left(error: BaseException) -> list[str]:
     """What a run that ended early says about going on."""
     return list(getattr(error, "__notes__", []))
-
-
-class _Progress:
-    """Says in the log how far a pass is, about ten times."""
-
-    def __init__(self) -> None:
-        self._total = self._done = self._tenth = 0
-        self._name = ""
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Planned):
-            todo = event.plan.blocks if event.todo is None else event.todo
-            self._total = sum(math.prod(region_shape(block.core)) for block in todo)
-            self._done = self._tenth = 0
-            self._name = event.name
-        elif isinstance(event, BlockDone):
-            self._done += math.prod(region_shape(event.block.core))
-            tenth = 10 * self._done // max(self._total, 1)
-            if tenth > self._tenth:
-                self._tenth = tenth
-                log.info("%s: %d %%", self._name, 10 * tenth)

@@ -80,6 +80,8 @@ def filter_high_gradients(data_map: ArrayLike) -> NDArray[np.float64]:
     --------
     cytolith.filter_offsets : the rule, with other percentiles.
     """
+    if not np.isfinite(np.asarray(data_map, np.float64)).all():
+        raise ValueError("data_map holds NaN or infinity; patch it first (patch_holes)")
     return filter_offsets(data_map) + 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cytolith.axes import region_shape
 from cytolith.compat.apmapflow_maps import PATCHING_BYTES, settle_map
-from cytolith.engine.events import Listener
+from cytolith.engine.events import BlockDone, Event, Listener, Planned
 from cytolith.engine.executors import lend_pool
 from cytolith.errors import ConfigError, OutputError
 from cytolith.fracture.config import FractureConfig
@@ -65,11 +67,33 @@ class StackOptions:
     img_stack_name: str | None = None
 
     def __post_init__(self) -> None:
+        if self.no_aper_map and self.no_offset_map and not self.writes_stacks:
+            more = "--gen-cluster-img" if self.num_clusters else "-n"
+            raise ConfigError(f"nothing is left to write: leave out one of the --no- flags, or add {more}")
+        name = self.img_stack_name if self.writes_stacks else None
+        if name is not None and Path(name).suffix.lower() not in (".tif", ".tiff"):
+            raise ConfigError(f"--img-stack-name {name}: the stack is a TIFF file; give it the ending .tif")
+
+    @property
+    def writes_stacks(self) -> bool:
+        """Whether a stack is written, of what is kept or of all clusters."""
+        return self.num_clusters != 0 and (self.gen_cluster_img or not self.no_img_stack)
+
+    @property
+    def unused(self) -> list[str]:
+        """Flags that were given and, with the others, make no difference."""
+        unused = []
         if self.gen_cluster_img and not self.num_clusters:
-            raise ConfigError("--gen-cluster-img: clusters are looked for only to keep some of them; add -n")
-        writes_stack = self.num_clusters != 0 and (self.gen_cluster_img or not self.no_img_stack)
-        if self.no_aper_map and self.no_offset_map and not writes_stack:
-            raise ConfigError("nothing is left to write: leave out one of the --no- flags, or add -n")
+            unused.append("--gen-cluster-img: clusters are looked for only to keep some of them; without -n none is")
+        stack = "--no-img-stack is given" if self.num_clusters else "there is no -n"
+        for name, given, is_used, reason in (
+            ("--aper-map-name", self.aper_map_name, not self.no_aper_map, "--no-aper-map is given"),
+            ("--offset-map-name", self.offset_map_name, not self.no_offset_map, "--no-offset-map is given"),
+            ("--img-stack-name", self.img_stack_name, self.writes_stacks, stack),
+        ):
+            if given is not None and not is_used:
+                unused.append(f"{name} {given}: not written, as {reason}")
+        return unused
 
 
 @dataclass
@@ -106,16 +130,18 @@ def process_stack(
     """
     volume = open_volume(str(image_file))
     config = _config(volume, Path(image_file), options)
-    # unfinished runs of other conventions or another number of clusters are not gone on with
+    # an unfinished run with another number of clusters is not gone on with
     command = {"command": f"apm_process_image_stack -n {options.num_clusters}"}
-    notes = []
+    notes = list(options.unused)
     if config.threshold is None and looks_grey(volume):
         notes.append(
             f"{volume.name} looks like a grey stack, and every voxel that is not 0 is taken for fracture, as apmapflow "
             "does: make it binary first, or give cytolith fracture a --threshold"
         )
     with lend_pool("threads", None) as pool:
-        prepared = prepare(volume, image_file, Path(output_dir), config, pool, chosen=command, force=options.force)
+        prepared = prepare(
+            volume, image_file, Path(output_dir), config, pool, chosen=command, force=options.force, apart=True
+        )
         if prepared.unfinished is not None:
             notes.append(f"went on with the unfinished run in {output_dir}")
         result = _execute(prepared, options.num_clusters, listener)
@@ -131,7 +157,6 @@ def _config(volume: Volume, image_file: Path, options: StackOptions) -> Fracture
     if "miniswhite" in (volume.storage.display or "") and volume.stored_dtype == np.uint16:
         threshold, invert = float(np.iinfo(np.uint16).max - 1), not options.invert
         log.info("%s: of 16 bits, so fracture is where the stored value is not 0, as for apmapflow", volume.name)
-    wants_stack = options.num_clusters != 0 and (options.gen_cluster_img or not options.no_img_stack)
     return FractureConfig(
         n=abs(options.num_clusters) or None,  # of those below 0 the rest is known once clusters are counted
         threshold=threshold,
@@ -139,13 +164,13 @@ def _config(volume: Volume, image_file: Path, options: StackOptions) -> Fracture
         aperture_map=not options.no_aper_map,
         offset_map=not options.no_offset_map,
         image_stack=not options.no_img_stack,
-        cluster_image=options.gen_cluster_img,
+        cluster_image=options.gen_cluster_img and options.num_clusters != 0,
         clusters=False,
         pictures=False,
         summary=False,
-        aperture_name=options.aper_map_name or (None if options.no_aper_map else f"{base}-aperture-map.txt"),
-        offset_name=options.offset_map_name or (None if options.no_offset_map else f"{base}-offset-map.txt"),
-        stack_name=options.img_stack_name or (f"{base}-processed.tif" if wants_stack else None),
+        aperture_name=None if options.no_aper_map else options.aper_map_name or f"{base}-aperture-map.txt",
+        offset_name=None if options.no_offset_map else options.offset_map_name or f"{base}-offset-map.txt",
+        stack_name=(options.img_stack_name or f"{base}-processed.tif") if options.writes_stacks else None,
     )
 
 
@@ -164,7 +189,9 @@ def _execute(prepared: Prepared, num_clusters: int, listener: Listener) -> Stack
     except OutputError:
         raise
     except BaseException as error:
-        if outputs.resumable and has_blocks(outputs.scratch):
+        if outputs.committed:
+            error.add_note(f"the results are in place in {outputs.folder}")
+        elif outputs.resumable and has_blocks(outputs.scratch):
             error.add_note(f"what is finished is kept in {outputs.folder}; the same command goes on from there")
         raise
     return result
@@ -192,7 +219,7 @@ def _notes(clusters: Clusters, order: NDArray[np.int64], count: int, num_cluster
         "%s fracture voxels in %s clusters; %s voxels in %s are kept", *map("{:,}".format, (voxels, total, left, count))
     )
     if not total:
-        return ["no voxel is fracture: apertures are 0 and there is no offset; is it the other way round (-i)?"]
+        return ["no voxel is fracture: apertures are 0 and there is no offset; give -i if it is the other way round"]
     if not count:
         return [f"-n {num_clusters}: the stack holds only {total} clusters, and none is left"]
     if num_clusters > total:
@@ -221,3 +248,25 @@ def _write_maps(maps: Maps, outputs: Outputs, room: int) -> list[str]:
         "there is: they were patched as cytolith fracture does, and some patched values differ"
     )
     return [note]
+
+
+class Progress:
+    """Says in the log how far a pass is, about ten times."""
+
+    def __init__(self) -> None:
+        self._total = self._done = self._tenth = 0
+        self._name = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the engine."""
+        if isinstance(event, Planned):
+            todo = event.plan.blocks if event.todo is None else event.todo
+            self._total = sum(math.prod(region_shape(block.core)) for block in todo)
+            self._done = self._tenth = 0
+            self._name = event.name
+        elif isinstance(event, BlockDone):
+            self._done += math.prod(region_shape(event.block.core))
+            tenth = 10 * self._done // max(self._total, 1)
+            if tenth > self._tenth:
+                self._tenth = tenth
+                log.info("%s: %d %%", self._name, 10 * tenth)

@@ -189,6 +189,6 @@ def _locations(nonzero_locs: ArrayLike) -> NDArray[np.int64]:
 
 def _extents(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or any(n < 0 for n in shape):
-        raise ConfigError(f"shape {tuple(shape)}: give three extents (z, y, x)")
+        raise ConfigError(f"shape {tuple(shape)}: give the three extents of an image")
     z, y, x = (int(n) for n in shape)
     return z, y, x

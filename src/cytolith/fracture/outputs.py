@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.plan import stack_chunk
 from cytolith.fracture.unfinished import forget, has_blocks, remove, tidy
-from cytolith.io.files import flush, output_error, patiently, same_place, write_text
+from cytolith.io.files import BINARY, flush, output_error, patiently, same_place, write_text
 from cytolith.io.lock import FolderLock
 from cytolith.io.sink import SUFFIXES, Sink, create_sink
 
@@ -83,6 +83,9 @@ class Outputs:
         The input, which no file may replace.
     force
         Whether existing files may be replaced.
+    apart
+        Whether runs of other stems may write into the folder at the same time; what is left of a run then stands for
+        its stem alone, and one of something else takes its place.
 
     Attributes
     ----------
@@ -96,9 +99,19 @@ class Outputs:
         writes there.
     """
 
-    def __init__(self, folder: Path, stem: str, paths: dict[str, Path], source: str | Path, *, force: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        paths: dict[str, Path],
+        source: str | Path,
+        *,
+        force: bool,
+        apart: bool = False,
+    ) -> None:
         self.folder = folder
         self.stem = stem
+        self.apart = apart
         self.paths = paths
         self.resumable = False
         self._force = force
@@ -120,10 +133,20 @@ class Outputs:
 
     def _scratch_of(self, parent: Path) -> Path:
         """Scratch folder beside results; in other folders than that of the run it has the run's name."""
+        own = f"{SCRATCH}-{self.stem}" if self.apart else SCRATCH
         if parent == self.folder:
-            return parent / SCRATCH
+            return parent / own
         name = hashlib.blake2b(os.fsencode(self.folder.resolve()), digest_size=8).hexdigest()
-        return parent / f"{SCRATCH}-{name}"
+        return parent / f"{own}-{name}"
+
+    def lock_of(self, parent: Path) -> FolderLock:
+        """What keeps other runs out of a folder."""
+        return FolderLock(parent, f".cytolith-{self.stem}.lock") if self.apart else FolderLock(parent)
+
+    @property
+    def committed(self) -> bool:
+        """Whether all files are in place."""
+        return self._committed
 
     @property
     def stacks(self) -> dict[str, Path]:
@@ -221,7 +244,7 @@ class Outputs:
         try:
             for parent in self._parents():
                 self._make_writable(parent)
-                lock = FolderLock(parent)
+                lock = self.lock_of(parent)
                 lock.acquire()
                 self._locks.append(lock)
                 if lock.stale is not None:
@@ -306,8 +329,10 @@ class Outputs:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._made += missing
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            # not by tempfile, which tries two thousand million names where Windows denies access (gh-66305)
+            probe = folder / f".cytolith-probe-{secrets.token_hex(8)}"
+            os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY, 0o600))
+            patiently(probe.unlink)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used for the results: {error.strerror or error}") from None
 

@@ -26,7 +26,6 @@ from cytolith.fracture.unfinished import (
     refuse_changed,
     refuse_other,
 )
-from cytolith.io.lock import FolderLock
 from cytolith.io.stamps import Stamps
 from cytolith.io.volume import Volume
 
@@ -64,16 +63,18 @@ def prepare(
     memory: int | None = None,
     planes: int | None = None,
     force: bool = False,
+    apart: bool = False,
 ) -> Prepared:
     """Check a volume, the parameters and every file to be written, and plan the blocks.
 
     Takes and raises what :func:`run_fracture` does, before any work; `path` is what the volume was opened from, with
-    the options `chosen`, and None for an array.
+    the options `chosen`, and None for an array; `apart` as in :class:`Outputs`.
     """
     folder = folder.expanduser()
     source = Source(volume, config.threshold, config.invert)
     name = "stack" if path is None else path
-    outputs = Outputs(folder, stem_of(name), name_outputs(config, folder, stem_of(name)), name, force=force)
+    paths = name_outputs(config, folder, stem_of(name))
+    outputs = Outputs(folder, stem_of(name), paths, name, force=force, apart=apart)
     volume.check()
     stamps = None if path is None else volume.stamps()
     given = {option: value for option, value in (chosen or {}).items() if value is not None}
@@ -112,9 +113,9 @@ def _same_run(
         assert stamps is not None
         refuse_changed(outputs.scratch, found, stamps)
     except OutputError:
-        with FolderLock(outputs.folder):  # one that is still at work is refused as such
+        with outputs.lock_of(outputs.folder):  # one that is still at work is refused as such
             pass
-        if not force:
+        if not (force or outputs.apart):
             raise
         return None
     return found

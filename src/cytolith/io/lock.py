@@ -75,6 +75,8 @@ class FolderLock:
     ----------
     folder : Path
         It must be there.
+    name : str
+        Name of the lock file: locks of different names do not keep each other out.
 
     Attributes
     ----------
@@ -94,10 +96,10 @@ class FolderLock:
     ...     pass  # no other run writes here
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
         self.folder = folder
         self.stale: str | None = None
-        self._path = folder.absolute() / LOCK_NAME
+        self._path = folder.absolute() / name
         self._descriptor: int | None = None
         self._locked = False
 
@@ -193,7 +195,7 @@ class FolderLock:
         """Judge by its content a lock file that the system cannot lock, and remove it when its run is dead."""
         self._refuse_living(content)
         # One at a time: another run may have found it dead as well, removed it, and made its own in its place.
-        guard = self._path.with_name(f"{LOCK_NAME}.stale")
+        guard = self._path.with_name(f"{self._path.name}.stale")
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL | BINARY))
         except FileExistsError:

@@ -46,7 +46,7 @@ def link_voxels(voxels: ArrayLike, shape: Shape) -> NDArray[Any]:
     """
     table = np.asarray(voxels)
     if table.ndim != 2 or table.shape[1] != 3:
-        raise ValueError(f"voxels: an array of shape {table.shape} given, (n, 3) is needed: z, y, x")
+        raise ValueError(f"voxels: an array of shape {table.shape} given, (n, 3) is needed")
     if table.size and table.dtype.kind not in "iu":
         raise ValueError(f"voxels: dtype {table.dtype} given, whole numbers are needed")
     Z, Y, X = (int(n) for n in shape)
