@@ -6,6 +6,7 @@ import inspect
 import itertools
 import threading
 import time
+import warnings
 from concurrent.futures import CancelledError
 
 import cv2
@@ -439,7 +440,7 @@ def test_what_is_in_the_place_of_a_save(volume, tmp_path):
     np.save(tmp_path / "source.npy", volume)
     for other in ("source.npy", "sink.npy"):
         parameters["background_correction"]["save"] = tmp_path / other
-        with pytest.raises(ConfigError, match="is the source or the sink"):
+        with pytest.raises(ConfigError, match="is what is read" if other == "source.npy" else "is the sink"):
             cells.detect_cells(tmp_path / "source.npy", tmp_path / "sink.npy", parameters)
     parameters["background_correction"]["save"] = path
     parameters["dog_filter"] = {"shape": 3, "save": path}
@@ -492,7 +493,7 @@ def test_sources(volume, tmp_path, monkeypatch, capsys):
     [
         (np.zeros(SHAPE, np.int32), "int32 voxels: convert to one of bool, uint8"),
         (np.zeros(SHAPE, np.complex64), "complex64"),
-        (np.zeros((4, 5), np.uint8), "2-d"),
+        (np.zeros((4, 5), np.uint8), r"shape \(4, 5\) has 2 axes.*array\[\.\.\., None\] for a single plane"),
         ("nowhere.npy", "nowhere.npy does not exist"),
         (None, "NoneType"),
         (np.full(SHAPE, np.nan, np.float32), "no finite number"),
@@ -592,7 +593,14 @@ def test_illumination(volume, tmp_path):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"illumination": None}, "unknown step 'illumination'; did you mean 'illumination_correction'"),
+        ({"illumination": {"a": 1}}, "unknown step 'illumination'; did you mean 'illumination_correction'"),
+        ({"dog_filter": {"shape": 6, "sigma": "a"}}, "dog_filter: sigma is 'a'"),
+        ({"dog_filter": {"shape": 6, "sigma": np.inf}}, "dog_filter: sigma is inf"),
+        ({"intensity_detection": {"measure": 5}}, "measure is 5; a list of names"),
+        ({"equalization": {"percentile": ((1, 2), 3)}}, "percentile is"),
+        ({"equalization": {"selem": np.ones((9, 9), bool)}}, r"selem is an array of bool with the shape \(9, 9\)"),
+        ({"equalization": {"interpolate": np.array([1, 1])}}, "interpolate is"),
+        ({"background_correction": {"shape": ((1, 2), 3)}}, "background_correction: shape is"),
         (
             {"shape_detection": {"treshold": 3}},
             "shape_detection: unknown parameter 'treshold'; did you mean 'threshold'",
@@ -620,6 +628,125 @@ def test_illumination(volume, tmp_path):
 def test_wrong_parameters(volume, step, message):
     with pytest.raises(ConfigError, match=message):
         cells.detect_cells(volume, None, step)
+
+
+def test_steps_that_clearmap_does_not_know_either(volume):
+    """Scripts made from its tutorial switch off steps of other names; there and here that makes no difference."""
+    with pytest.warns(UserWarning, match="'illumination' is no step and is ignored, as by ClearMap"):
+        table = cells.detect_cells(volume, None, given(illumination=None), ONE_BLOCK)
+    assert table.tobytes() == cells.detect_cells(volume, None, given(), ONE_BLOCK).tobytes()
+
+
+def test_what_is_read_is_not_written(volume, tmp_path, monkeypatch):
+    np.save(tmp_path / "v.npy", volume)
+    np.save(tmp_path / "field.npy", np.ones(SHAPE[:2]))
+    monkeypatch.chdir(tmp_path)
+    flat = given(illumination_correction={"flatfield": "field.npy"})
+    for source, sink, parameters in (("v.npy", tmp_path / "v.npy", given()), (volume, "field.npy", flat)):
+        with pytest.raises(ConfigError, match="is what is read; give another path"):
+            cells.detect_cells(source, sink, parameters)
+    saved = given(dog_filter={"shape": None, "save": "v.npy"})
+    with pytest.raises(ConfigError, match=r"dog_filter: save v\.npy is what is read"):
+        cells.detect_cells(np.load("v.npy", mmap_mode="r"), None, saved)
+    np.save("table.npy", cells.detect_cells(volume, None, given()))
+    with pytest.raises(ConfigError, match="is the source"):
+        cells.filter_cells("table.npy", tmp_path / "table.npy", {})
+    assert np.array_equal(np.load("v.npy"), volume)
+
+
+def test_sinks_that_cannot_be_written(tmp_path):
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "file").write_text("")
+    table = np.zeros(2, [("x", int)])
+    for sink, message in (
+        (tmp_path / "folder.npy", "is a folder"),
+        (tmp_path / "file" / "x.npy", "is no folder"),
+        ("a\0.npy", "no path of a file"),
+        (tmp_path / f"{'a' * 300}.npy", "no path of a file|cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            cells.filter_cells(table, sink, {})
+    (tmp_path / "link.npy").symlink_to(tmp_path / "target.npy")
+    cells.filter_cells(table, tmp_path / "link.npy", {})
+    assert len(np.load(tmp_path / "target.npy")) == 2
+    table.flags.writeable = False
+    with pytest.raises(OutputError, match="read-only"):
+        cells.filter_cells(table, table, {})
+
+
+def test_two_runs_save_to_one_path(volume, tmp_path):
+    """The file is of one of them: what is in progress has a name of its own."""
+    path, both = tmp_path / "b.npy", threading.Barrier(2)
+
+    class Slow:
+        dtype = volume.dtype
+        shape = volume.shape
+
+        def __init__(self):
+            self.reads = 0
+
+        def __getitem__(self, region):
+            self.reads += 1
+            if self.reads == 1:  # both have their files then
+                both.wait(10)
+            return volume[region]
+
+    def run(shape):
+        cells.detect_cells(Slow(), None, {"background_correction": {"shape": shape, "save": path}}, ONE_BLOCK)
+
+    threads = [threading.Thread(target=run, args=(shape,)) for shape in (4, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.name for each in tmp_path.iterdir()] == ["b.npy"]
+    saved = np.load(path)
+    assert any(np.array_equal(saved, cells.remove_background(volume, shape)) for shape in (4, 9))
+
+
+def test_a_bright_flat_part_is_more_than_memory_holds(monkeypatch):
+    monkeypatch.setattr(pipeline, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(clearmap_run, "default_memory", lambda: 2**25)
+    parameters = given(background_correction=None, shape_detection={"threshold": 700})
+    with pytest.raises(MemoryBudgetError, match="lie above it"):
+        cells.detect_cells(np.full((60, 50, 40), 1000, np.uint16), None, parameters)
+
+
+def test_numbers_as_scripts_have_them(volume):
+    table = cells.detect_cells(volume, None, given(), ONE_BLOCK)
+    cut = ONE_BLOCK | {"axes": np.array([2]), "overlap": np.array([4]), "size_max": np.int64(12)}
+    thresholds = given(shape_detection={"threshold": np.array(9)}, dog_filter={"shape": None, "sigma": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert cells.detect_cells(volume, None, thresholds, cut).tobytes() == table.tobytes()
+    assert cells.detect_cells_block(volume, given(), np.int64(2)).tobytes() == table.tobytes()
+    kept = cells.filter_cells(table, None, {"size": np.array([5, 9]), "x": (-np.inf, np.inf)})
+    assert ((kept["size"] >= 5) & (kept["size"] < 9)).all()
+    assert len(kept)
+    for axes in ([[2]], [2.0], [3], "z"):
+        with pytest.raises(ConfigError, match=r"\['axes'\]"):
+            cells.detect_cells(volume, None, given(), {"axes": axes})
+    for limits in (None, []):
+        with pytest.raises(ConfigError, match="a dict of limits"):
+            cells.filter_cells(table, None, limits)
+    with pytest.raises(ConfigError, match="but planes have only"):
+        cells.remove_background(volume, 10**6)
+    with pytest.raises(ConfigError, match="takes no attribute 'executor'"):
+        cells.detect_cells(volume, None, given(), ONE_BLOCK, "workspace")
+
+
+def test_arrays_by_other_names(volume, tmp_path):
+    np.save(tmp_path / "v.npy", volume)
+    (tmp_path / "v.npy").rename(tmp_path / "v.NPY")
+    assert np.array_equal(cells.dog_filter(tmp_path / "v.NPY", None), volume)
+    (tmp_path / "v.NPY").rename(tmp_path / "v")
+    with pytest.raises(VolumeError, match=r"by another name; give it the ending \.npy"):
+        cells.dog_filter(tmp_path / "v", None)
+    with pytest.raises(VolumeError, match="an expression of ClearMap"):
+        cells.dog_filter(tmp_path / "Z<Z,4>.tif", None)
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(VolumeError, match=r"it is no \.npy file"):
+        cells.filter_cells(tmp_path / "empty.npy", None, {})
 
 
 @small_overlaps

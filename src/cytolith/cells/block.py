@@ -32,13 +32,16 @@ from cytolith.cells.owners import (
 from cytolith.cells.seeds import crosses, seed_reach, seed_threshold
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
-from cytolith.kernels.components import Runs
+from cytolith.kernels.components import MaskTooLargeError, Runs
 from cytolith.kernels.footprints import ball_offsets
 from cytolith.kernels.maxima import Maxima, detect_maxima, maxima_reach
 from cytolith.kernels.measure import measure_balls, measure_shapes
 from cytolith.kernels.watershed import Shapes, grow_shapes, trim_shapes
 
 Table: TypeAlias = dict[str, NDArray[Any]]
+
+_MAXIMUM_VOXELS = 12
+"""Memory of a maximum with its seed and its row, as that of so many voxels of a mask."""
 
 
 @dataclass
@@ -190,6 +193,8 @@ def cells_in_images(
             merge_plateaus=step.merge_plateaus,
             found=None if found is None else found.maxima,
         )
+    if mask_limit is not None and not step.merge_plateaus and len(maxima) > mask_limit // _MAXIMUM_VOXELS:
+        raise MaskTooLargeError(len(maxima), mask_limit // _MAXIMUM_VOXELS)  # a flat part that is bright
     centres = maxima.centres(crop("source") if step.h_max is not None else None, origin=origin)
     keys = volume_index(key_voxels(maxima, final), maxima.shape, origin, setting.shape)
     clock.lap("maxima_detection")

@@ -232,7 +232,7 @@ def prepare(
         )
     resolved = in_voxels(config, volume.voxel_size)
     refuse_clashes(resolved, volume.name)
-    _refuse_large_footprint(resolved, volume)
+    refuse_large_footprint(resolved, volume)
     reader = Reader(volume, resolved)
     setting = Setting(resolved, volume.shape, load_flat_field(resolved, volume))
     costs = Costs(
@@ -353,7 +353,8 @@ def summarize(prepared: Prepared, tally: Tally, noise: float | None, begin: floa
     return CellsResult({}, tally, prepared.config, prepared.plan, noise, thresholds, seconds, hints)
 
 
-def _refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
+def refuse_large_footprint(config: CellsConfig, volume: Volume) -> None:
+    """Refuse a footprint of the background that is far larger than the planes; ConfigError names the axis."""
     step = config.background_correction
     if step is None or step.shape is None:
         return

@@ -12,6 +12,7 @@ are float32), no cell is lost to the number of processes, and no row depends on 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from cytolith.cells.block import Table
 from cytolith.cells.fields import nearest
 from cytolith.cells.images import Setting, run_step, triple
 from cytolith.cells.owners import inside_region, places
+from cytolith.cells.pipeline import refuse_large_footprint
 from cytolith.cells.reader import Reader
 from cytolith.compat.clearmap_blocks import Processing
 from cytolith.compat.clearmap_files import check_table_sink, open_source, read_table, write_table
@@ -94,7 +96,7 @@ def detect_cells(
     Illumination correction, background removal, equalization, difference of Gaussians, maxima, shapes, sizes and
     intensities, each with its sub-dict of parameters. A step whose sub-dict is missing, None or empty is skipped.
     `save` of a step is a ``.npy`` path: its result is written there, float64, of the extent of the source; labels are
-    rows of the table, counted from 1 in the order (z, y, x).
+    rows of the table of all cells, counted from 1 in the order (z, y, x).
 
     Parameters
     ----------
@@ -142,10 +144,9 @@ def detect_cells(
     processing = Processing.of(processing_parameter, default_cell_detection_processing_parameter)
     if processing.verbose and not parameters.verbose:
         parameters = replace(parameters, verbose=True)
-    check_table_sink(sink)
+    path = check_table_sink(sink)
     opened = open_source(source)
     layout = processing.layout(opened.shape, opened.slowest)
-    path = Path(sink) if isinstance(sink, (str, PathLike)) else None
     found = run(opened, parameters, layout, processing.processes, handle=workspace, sink=path)
     table = _table(found, parameters)
     if not parameters.valid:
@@ -174,9 +175,11 @@ def detect_cells_block(
         As :func:`detect_cells` gives it.
     """
     parameters = read_parameters(parameter)
-    if n_threads is not None and (isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1):
+    is_number = isinstance(n_threads, (int, np.integer)) and not isinstance(n_threads, bool)
+    if n_threads is not None and not (is_number and n_threads >= 1):
         raise ConfigError(f"n_threads is {n_threads!r}; a number from 1, or None for all cores, is needed")
-    return _table(run(open_source(source), parameters, None, n_threads), parameters)
+    threads = None if n_threads is None else int(n_threads)
+    return _table(run(open_source(source), parameters, None, threads), parameters)
 
 
 def detect_maxima(
@@ -320,16 +323,21 @@ def filter_cells(source: Any, sink: Any, thresholds: Mapping[str, Any]) -> Any:
     ConfigError
         A column that is not there, or limits that are no numbers.
     """
-    check_table_sink(sink)
+    path = check_table_sink(sink)
+    if not isinstance(thresholds, Mapping):
+        raise ConfigError(f"thresholds: a {type(thresholds).__name__} given; a dict of limits by column is needed")
     table = read_table(source)
+    if path is not None and isinstance(source, (str, PathLike)) and Path(source).expanduser().resolve() == path:
+        raise ConfigError(f"sink {sink} is the source; give another path")
     kept = np.ones(len(table), bool)
     for name, limits in thresholds.items():
+        limits = limits.tolist() if isinstance(limits, np.ndarray) else limits
         if not limits:
             continue
         if name not in (table.dtype.names or ()):
             raise ConfigError(f"no column {name!r} to filter by; {nearest(str(name), table.dtype.names or ())}")
         low, high = limits if isinstance(limits, (tuple, list)) and len(limits) == 2 else (limits, None)
-        low, high = number(f"thresholds[{name!r}]", low), number(f"thresholds[{name!r}]", high)
+        low, high = (None if each in _NO_LIMITS else number(f"thresholds[{name!r}]", each) for each in (low, high))
         if low is not None:
             kept &= table[name] >= low
         if high is not None:
@@ -337,11 +345,15 @@ def filter_cells(source: Any, sink: Any, thresholds: Mapping[str, Any]) -> Any:
     return write_table(sink, table[kept])
 
 
+_NO_LIMITS = (-math.inf, math.inf)
+
+
 def _after(source: Any, **steps: Any) -> NDArray[Any]:
     """The image (x, y, z) after one step."""
     volume = open_source(source).volume
     (name,), config, region = steps, pipeline(**steps), full_region(volume.shape)
     mask = Reader(volume, config).read_mask(region, Workspace())
+    refuse_large_footprint(config, volume)
     setting = Setting(config, volume.shape)
     after: NDArray[Any] = run_step(name, volume.read(region), region, setting, Workspace(), mask=mask)
     return after.T

@@ -131,6 +131,7 @@ class Processing:
     def _along(self, name: str, place: int, count: int) -> Any:
         """A parameter that is given for all axes that are split, or for each."""
         value = getattr(self, name)
+        value = value.tolist() if isinstance(value, np.ndarray) else value
         if isinstance(value, (str, int, np.integer)) or value is None:
             return value
         if not isinstance(value, Sequence) or len(value) != count:
@@ -188,12 +189,12 @@ def split_axis(
     if shared >= largest:
         raise ConfigError(
             f"processing_parameter['overlap']: {shared} voxels along {name} are not below the blocks' size_max of "
-            f"{largest}"
+            f"{largest}; give a smaller overlap, or larger blocks"
         )
     if not shared < smallest <= largest:
         raise ConfigError(
             f"processing_parameter['size_min']: {smallest} voxels along {name} are not above the overlap of {shared} "
-            f"and at most the size_max of {largest}"
+            f"and at most the size_max of {largest}; give another, or None"
         )
     count = math.ceil((size - largest) / (largest - shared) + 1)
     if count == 1:
@@ -238,14 +239,16 @@ def _even_ranges(size: int, count: int, shared: int) -> list[Extent]:
 def _axes(given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
-    if given == "all":
+    if isinstance(given, str) and given == "all":
         return 0, 1, 2
-    if isinstance(given, (str, int)) or not isinstance(given, Sequence) or not set(given) <= {0, 1, 2}:
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_list or not all(isinstance(axis, (int, np.integer)) and 0 <= axis <= 2 for axis in given):
         raise ConfigError(
             f"processing_parameter['axes']: {given!r} given; a list of axes of 0 (x), 1 (y), 2 (z), 'all' or None is "
             "needed"
         )
-    return tuple(sorted(set(given)))
+    return tuple(sorted({int(axis) for axis in given}))
 
 
 def _processes(given: Any) -> int | None:

@@ -6,6 +6,7 @@ TIFF files hold planes, and so does everything else that is no ``.npy``: they ar
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import Region, full_region
 from cytolith.errors import OutputError, VolumeError
-from cytolith.io.files import written_aside
+from cytolith.io.files import output_error, written_aside
 from cytolith.io.volume import Storage, Volume, one_line, open_volume
 
 DTYPES = ("bool", "uint8", "uint16", "int16", "float32", "float64")
@@ -32,6 +33,8 @@ class Source:
     """In the order (z, y, x)."""
     slowest: Literal[0, 2]
     """Axis of (x, y, z) along which neighbours lie farthest apart in memory."""
+    files: list[Path]
+    """What it is read from, as far as it is known: nothing may be written there."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,15 +62,26 @@ def open_source(source: Any) -> Source:
         The input cannot be read, or has voxels of a kind that is not computed on.
     """
     found: Source
-    if isinstance(source, (str, PathLike)) and Path(source).suffix == ".npy":
+    files = [Path(each) for each in (source if isinstance(source, (list, tuple)) else [source]) if _is_path(each)]
+    if _is_path(source) and _is_npy(Path(source)):
         volume = _XyzFile(Path(source))
-        found = Source(volume, 2 if volume.is_fortran else 0)
+        found = Source(volume, 2 if volume.is_fortran else 0, files)
+    elif _is_path(source) and "<" in Path(source).name:
+        raise VolumeError(
+            f"{source}: is an expression of ClearMap; give the folder, or a pattern such as planes/Z*.tif"
+        )
     elif isinstance(source, np.ndarray):
-        found = Source(open_volume(source.T), 2 if source.flags.f_contiguous else 0)
-    elif isinstance(source, (str, PathLike, list, tuple, Volume)):
-        found = Source(open_volume(source), 2)
+        if source.ndim != 3:
+            raise VolumeError(
+                f"an array of shape {source.shape} has {source.ndim} axes, three (x, y, z) are needed: give "
+                "array[..., None] for a single plane"
+            )
+        files = [Path(name) for name in [getattr(source, "filename", None)] if name is not None]  # of a memory map
+        found = Source(open_volume(source.T), 2 if source.flags.f_contiguous else 0, files)
+    elif _is_path(source) or isinstance(source, (list, tuple, Volume)):
+        found = Source(open_volume(source), 2, files or [Path(source.name)] if isinstance(source, Volume) else files)
     elif all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
-        found = Source(open_volume(_Turned(source)), 0)
+        found = Source(open_volume(_Turned(source)), 0, [])
     else:
         raise VolumeError(
             f"cannot read a volume from {type(source).__name__}: give an array (x, y, z), a .npy or a .tif path"
@@ -77,6 +91,24 @@ def open_source(source: Any) -> Source:
             f"{found.volume.name} holds {found.volume.stored_dtype} voxels: convert to one of {', '.join(DTYPES)}"
         )
     return found
+
+
+def _is_path(given: Any) -> bool:
+    return isinstance(given, (str, PathLike))
+
+
+def _is_npy(path: Path) -> bool:
+    """Whether a file holds an array of NumPy, whatever it is called."""
+    if path.suffix.lower() == ".npy":
+        return True
+    try:
+        with path.expanduser().open("rb") as file:
+            is_npy = file.read(6) == b"\x93NUMPY"
+    except (OSError, ValueError):
+        return False
+    if is_npy:
+        raise VolumeError(f"{path}: is an array of NumPy (x, y, z) by another name; give it the ending .npy")
+    return False
 
 
 class _Turned:
@@ -130,8 +162,9 @@ def read_table(source: Any) -> NDArray[Any]:
     if isinstance(source, (str, PathLike)):
         try:
             table = np.load(Path(source).expanduser(), allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise VolumeError(f"{source}: cannot be read as a table of cells: {one_line(error)}") from error
+        except (OSError, ValueError, EOFError) as error:
+            reason = "it is no .npy file" if not isinstance(error, OSError) else one_line(error)
+            raise VolumeError(f"{source}: cannot be read as a table of cells: {reason}") from error
     table = np.asarray(table)
     if table.dtype.names is None or table.ndim != 1:
         raise VolumeError(
@@ -141,14 +174,27 @@ def read_table(source: Any) -> NDArray[Any]:
     return table
 
 
-def check_table_sink(sink: Any) -> None:
-    """Refuse what no table can be written to, before any work; raises OutputError."""
+def check_table_sink(sink: Any) -> Path | None:
+    """Refuse what no table can be written to, before any work, with an OutputError; the path of a file."""
+    if isinstance(sink, np.ndarray) and not sink.flags.writeable:
+        raise OutputError("sink: the array is read-only; give one that can be written, or None")
     if sink is None or isinstance(sink, np.ndarray):
-        return
+        return None
     if not isinstance(sink, (str, PathLike)):
         raise OutputError(f"sink: a {type(sink).__name__} given; None, a path that ends in .npy, or an array is needed")
-    if Path(sink).suffix != ".npy":
+    if Path(sink).suffix.lower() != ".npy":
         raise OutputError(f"{sink}: a table of cells is written as .npy; give the path this ending")
+    try:
+        path = Path(sink).expanduser().resolve()  # a link stays one
+        if path.is_dir():
+            raise OutputError(f"{sink}: is a folder; give another path")
+        there = next(each for each in path.parents if each.exists())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{str(sink)[:80]!r}: is no path of a file: {one_line(error)}") from None
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "cannot be written in" if there.is_dir() else "is no folder"
+        raise OutputError(f"{sink}: {there} {reason}; give another path")
+    return path
 
 
 def write_table(sink: Any, table: NDArray[Any]) -> Any:
@@ -166,8 +212,11 @@ def write_table(sink: Any, table: NDArray[Any]) -> Any:
             )
         sink[:] = table
         return sink
-    path = Path(sink).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside, aside.open("wb") as file:
-        np.save(file, table)
+    path = Path(sink).expanduser().resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside, aside.open("wb") as file:
+            np.save(file, table)
+    except OSError as error:
+        raise output_error(path, error) from error
     return sink

@@ -7,6 +7,7 @@ with other class variables.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -107,6 +108,13 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     known = (*_FIELDS, "verbose")
     steps: dict[str, Mapping[str, Any]] = {}
     for step, fields in given.items():
+        if step not in known and not fields:
+            warnings.warn(
+                f"cell_detection_parameter: {step!r} is no step and is ignored, as by ClearMap; its steps are "
+                f"{', '.join(_FIELDS)}",
+                stacklevel=3,
+            )
+            continue
         if step not in known:
             raise ConfigError(f"cell_detection_parameter: unknown step {step!r}; {nearest(str(step), known)}")
         if step == "verbose" or fields is None or fields is False:
@@ -173,10 +181,9 @@ def _illumination(fields: Mapping[str, Any]) -> IlluminationCorrection | None:
             "flatfield is True, a measured one that ClearMap ships; give the flat field of your microscope"
         )
     scaling = "mean" if scaling is True else scaling
-    if not (isinstance(scaling, str) and scaling in ("mean", "max")):
-        scaling = number("scaling", scaling)
-        if scaling is not None and scaling <= 0:
-            raise ConfigError(f"scaling is {scaling!r}; a number above 0, 'mean', 'max' or None is needed")
+    is_known = scaling is None or (isinstance(scaling, str) and scaling in ("mean", "max"))
+    if not is_known and not (_is_real(scaling) and float(scaling) > 0):
+        raise ConfigError(f"scaling is {scaling!r}; a number above 0, 'mean', 'max' or None is needed")
     background = fields.get("background")
     return IlluminationCorrection(
         flatfield=_plane(flatfield, "flatfield"),
@@ -200,9 +207,9 @@ def _background(fields: Mapping[str, Any]) -> Background:
 
 def read_background(shape: Any, form: Any) -> Background:
     """Footprint of the opening from ClearMap's arguments."""
-    values = np.atleast_1d(np.asarray(shape))
+    values = np.atleast_1d(_array(shape))
     if values.ndim != 1 or values.size not in (1, 2, 3) or values.dtype.kind not in "iu" or (values < 1).any():
-        raise ConfigError(f"shape is {shape!r}; one or two whole numbers from 1, (x, y), are needed")
+        raise ConfigError(f"shape is {_shown(shape)}; one or two whole numbers from 1, (x, y), are needed")
     if not isinstance(form, str) or form.lower() not in ("disk", "cube"):
         raise ConfigError(f"form is {form!r}; 'Disk' or 'Cube' is needed")
     x, y = (int(values[n % values.size]) for n in (0, 1))
@@ -218,13 +225,13 @@ def read_equalization(
     mask: Any = None,
 ) -> Equalization:
     """Local percentiles from ClearMap's arguments."""
-    values = np.asarray(percentile)
+    values = _array(percentile)
     if values.shape != (2,) or values.dtype.kind not in "iuf" or not 0 <= values[0] <= values[1] <= 1:
-        raise ConfigError(f"percentile is {percentile!r}; two fractions 0 <= lower <= upper <= 1 are needed")
+        raise ConfigError(f"percentile is {_shown(percentile)}; two fractions 0 <= lower <= upper <= 1 are needed")
     if not (_is_real(max_value) and max_value > 0):
         raise ConfigError(f"max_value is {max_value!r}; a number above 0 is needed")
-    if isinstance(interpolate, bool) or interpolate not in (0, 1):
-        raise ConfigError(f"interpolate is {interpolate!r}; 1 (linear) or 0 (nearest) is needed")
+    if isinstance(interpolate, bool) or np.ndim(interpolate) or interpolate not in (0, 1):
+        raise ConfigError(f"interpolate is {_shown(interpolate)}; 1 (linear) or 0 (nearest) is needed")
     return Equalization(
         percentile=(float(values[0]), float(values[1])),
         max_value=float(max_value),
@@ -265,6 +272,8 @@ def _intensity(fields: Mapping[str, Any]) -> IntensityDetection:
     if not isinstance(method, str) or method.lower() not in METHODS:
         raise ConfigError(f"method is {method!r}; {nearest(str(method), METHODS)}")
     given = fields.get("measure", ("source", "background_correction"))
+    if given is not None and not isinstance(given, (str, Sequence, np.ndarray)):
+        raise ConfigError(f"measure is {given!r}; a list of names of {', '.join(MEASURES)} is needed")
     names = (given,) if isinstance(given, str) else tuple(() if given is None else given)
     for name in names:
         if name not in MEASURES:
@@ -279,8 +288,9 @@ def _intensity(fields: Mapping[str, Any]) -> IntensityDetection:
 
 def number(name: str, given: Any) -> float | None:
     """A finite number, or None."""
+    given = given.item() if isinstance(given, np.ndarray) and given.ndim == 0 else given
     if given is not None and not _is_real(given):
-        raise ConfigError(f"{name} is {given!r}; a number or None is needed")
+        raise ConfigError(f"{name} is {_shown(given)}; a number or None is needed")
     return None if given is None else float(given)
 
 
@@ -288,11 +298,26 @@ def _is_real(given: Any) -> bool:
     return not isinstance(given, bool) and isinstance(given, (int, float, np.number)) and math.isfinite(given)
 
 
+def _array(given: Any) -> NDArray[Any]:
+    """Numbers as an array; one that holds no numbers where they are not in rows of one length."""
+    try:
+        return np.asarray(given)
+    except ValueError:
+        return np.empty(0, object)
+
+
+def _shown(given: Any) -> str:
+    """A value as a message shows it, in one line."""
+    if isinstance(given, np.ndarray) and given.size > 9:
+        return f"an array of {given.dtype} with the shape {given.shape}"
+    return " ".join(repr(given).split())
+
+
 def _extents(name: str, given: Any) -> Shape:
     """Voxels (z, y, x) from one number or three, (x, y, z)."""
-    values = np.asarray(given)
+    values = _array(given)
     if values.shape not in ((), (3,)) or values.dtype.kind not in "iu" or (values < 1).any():
-        raise ConfigError(f"{name} is {given!r}; one or three (x, y, z) whole numbers from 1 are needed")
+        raise ConfigError(f"{name} is {_shown(given)}; one or three (x, y, z) whole numbers from 1 are needed")
     x, y, z = (int(value) for value in np.broadcast_to(values, 3))
     return z, y, x
 
@@ -301,10 +326,10 @@ def _sigmas(name: str, given: Any) -> tuple[float, float, float] | None:
     """Voxels (z, y, x) from one number or three, (x, y, z)."""
     if given is None:
         return None
-    values = np.asarray(given)
-    if isinstance(given, Sequence) and len(given) == 1:
-        values = values[0]
-    if values.shape not in ((), (3,)) or values.dtype.kind not in "iuf" or not (values > 0).all():
-        raise ConfigError(f"{name} is {given!r}; one or three (x, y, z) numbers above 0 are needed")
+    values = _array(given)
+    values = values[0] if values.shape == (1,) else values
+    is_real = values.shape in ((), (3,)) and values.dtype.kind in "iuf"
+    if not is_real or not (np.isfinite(values) & (values > 0)).all():
+        raise ConfigError(f"{name} is {_shown(given)}; one or three (x, y, z) numbers above 0 are needed")
     x, y, z = (float(value) for value in np.broadcast_to(values, 3))
     return z, y, x

@@ -23,18 +23,20 @@ import numpy as np
 
 from cytolith.axes import Region, Shape, region_shape
 from cytolith.cells.block import Table
+from cytolith.cells.config import IlluminationCorrection
 from cytolith.cells.costs import clear_reach
 from cytolith.cells.pipeline import Prepared, execute, prepare
 from cytolith.compat.clearmap_blocks import LayoutBlock
 from cytolith.compat.clearmap_files import Source
 from cytolith.compat.clearmap_maxima import EXTENDED_BYTES, extended_maxima
 from cytolith.compat.clearmap_parameters import Parameters
-from cytolith.compat.clearmap_saves import ClearMapSaves, check_saves
+from cytolith.compat.clearmap_saves import ClearMapSaves, check_places
 from cytolith.engine.events import BlockDone, Event, Planned
 from cytolith.engine.executors import ThreadPool
 from cytolith.engine.grid import Plan, halo_block, largest_read
 from cytolith.engine.machine import default_memory, default_workers
-from cytolith.errors import MemoryBudgetError
+from cytolith.errors import ConfigError, MemoryBudgetError
+from cytolith.io.volume import Volume
 from cytolith.quantities import format_bytes
 
 
@@ -69,12 +71,10 @@ def run(
     dict of str to ndarray
         As :func:`cytolith.detect_cells` gives it.
     """
-    volume = source.volume
     workers = min(default_workers() if workers is None else workers, default_workers())
     with ThreadPool(workers) as pool, _cancelled_by(handle) as canceller:
         prepared = _prepare(source, parameters, pool)
-        taken = [Path(volume.name), *parameters.files, *([] if sink is None else [sink])]
-        check_saves(parameters.saves, volume.shape, taken)
+        check_places(parameters.saves, sink, [*source.files, *parameters.files], source.volume.shape)
         if layout is not None:
             _warn_of_overlap(layout, clear_reach(prepared.setting.config))
             if prepared.setting.extended_maxima is None:
@@ -96,10 +96,8 @@ def run(
 
 def _prepare(source: Source, parameters: Parameters, pool: ThreadPool) -> Prepared:
     volume, config, memory = source.volume, parameters.config, default_memory()
-    illumination = config.illumination_correction
-    if illumination is not None and np.shape(illumination.flatfield) == volume.shape[1:2]:
-        # a line of values varies along y, or along x where only that axis has its length
-        config = config.model_copy(update={"illumination_correction": illumination.model_copy(update={"axis": "y"})})
+    if config.illumination_correction is not None:
+        config = config.model_copy(update={"illumination_correction": _fitting(config.illumination_correction, volume)})
     if config.maxima_detection is not None and config.maxima_detection.h_max is not None:
         prepared = _whole(prepare(volume, config, pool=pool, memory=2**62, block=volume.shape), memory)
     else:
@@ -111,6 +109,19 @@ def _prepare(source: Source, parameters: Parameters, pool: ThreadPool) -> Prepar
                 f"{volume.name} with these parameters; use a machine with more"
             ) from None
     return replace(prepared, setting=replace(prepared.setting, keeps_images=bool(parameters.saves)))
+
+
+def _fitting(step: IlluminationCorrection, volume: Volume) -> IlluminationCorrection:
+    """The correction for planes of a volume; messages have the order (x, y)."""
+    _, Y, X = volume.shape
+    for name in ("flatfield", "background"):
+        shape = np.shape(getattr(step, name))
+        if shape not in ((), (Y, X)) and not (name == "flatfield" and shape in ((Y,), (X,))):
+            raise ConfigError(
+                f"illumination_correction: {name} has the shape {shape[::-1]}, planes have {(X, Y)} (x, y)"
+            )
+    # a line of values varies along y, or along x where only that axis has its length
+    return step.model_copy(update={"axis": "y"}) if np.shape(step.flatfield) == (Y,) else step
 
 
 def _whole(prepared: Prepared, memory: int) -> Prepared:
@@ -209,7 +220,12 @@ class Canceller:
 def _cancelled_by(handle: Any) -> Iterator[Canceller]:
     canceller = Canceller()
     if handle is not None:
-        handle.executor = canceller
+        try:
+            handle.executor = canceller
+        except AttributeError:
+            raise ConfigError(
+                f"workspace: a {type(handle).__name__} takes no attribute 'executor'; give None"
+            ) from None
     try:
         yield canceller
     finally:

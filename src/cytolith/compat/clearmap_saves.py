@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cytolith.cells.config import CellsConfig
 from cytolith.cells.saves import Saves
 from cytolith.engine.grid import Plan
 from cytolith.errors import ConfigError, OutputError
+from cytolith.io.files import output_error
 from cytolith.io.flat_sink import NpySink
 from cytolith.io.sink import Sink, check_place
 from cytolith.io.volume import Volume
@@ -32,8 +34,11 @@ class ClearMapSaves(Saves):
 
     def _create(self, path: str, dtype: np.dtype[Any]) -> Sink:
         at = check_place(path, overwrite=True)
-        at.parent.mkdir(parents=True, exist_ok=True)
-        return _XyzSink(at, self._volume.shape, dtype, self._plan.core, None)
+        try:
+            at.parent.mkdir(parents=True, exist_ok=True)
+            return _XyzSink(at, self._volume.shape, dtype, self._plan.core, None)
+        except OSError as error:
+            raise output_error(at, error) from error
 
     def _marked(self, cells: BlockCells) -> NDArray[np.bool_]:
         assert cells.maxima is not None
@@ -42,6 +47,9 @@ class ClearMapSaves(Saves):
 
 class _XyzSink(NpySink):
     """A ``.npy`` file (x, y, z) in Fortran order: it has the bytes of (z, y, x) in C order."""
+
+    def _partial_ending(self) -> str:
+        return f".{secrets.token_hex(4)}.partial"  # another run may write to the same place; the last one stays
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
         super().write(region, array.astype(self.dtype, copy=False))
@@ -54,28 +62,34 @@ class _XyzSink(NpySink):
         return file.getvalue()
 
 
-def check_saves(paths: dict[str, Path], volume: Shape, taken: list[Path]) -> None:
-    """Refuse to save where something else is, before any work.
+def check_places(paths: dict[str, Path], sink: Path | None, reads: list[Path], volume: Shape) -> None:
+    """Refuse to write where something else is, before any work.
 
     Parameters
     ----------
     paths
-        By the name of the step.
+        What is saved, by the name of the step.
+    sink
+        Where the table is written.
+    reads
+        What is read.
     volume
         Extent (z, y, x).
-    taken
-        Paths of what is read and of the table.
 
     Raises
     ------
     ConfigError, OutputError
-        A path is taken, or given twice; a file that is no array of this extent is there.
+        A path is that of something else; a file that is no array of this extent is in the place of a save.
     """
-    used = {path.resolve(): "the source or the sink" for path in taken}
+    used = {_place(path): "what is read" for path in reads}
+    if sink is not None:
+        if _place(sink) in used:
+            raise ConfigError(f"sink {sink} is what is read; give another path")
+        used[_place(sink)] = "the sink"
     for step, path in paths.items():
-        if path.resolve() in used:
-            raise ConfigError(f"{step}: save {path} is {used[path.resolve()]}; give another path")
-        used[path.resolve()] = f"what {step} saves"
+        if _place(path) in used:
+            raise ConfigError(f"{step}: save {path} is {used[_place(path)]}; give another path")
+        used[_place(path)] = f"what {step} saves"
         if not check_place(path, overwrite=True).exists():
             continue
         try:
@@ -87,3 +101,7 @@ def check_saves(paths: dict[str, Path], volume: Shape, taken: list[Path]) -> Non
             raise OutputError(
                 f"{path} holds {what}, not one of {volume[::-1]} (x, y, z); delete it or give another path"
             )
+
+
+def _place(path: Path) -> Path:
+    return path.expanduser().resolve()
