@@ -387,6 +387,26 @@ def test_killed_while_it_was_made(tmp_path, suffix):
     assert [left.name for left in tmp_path.iterdir()] == [f"a{suffix}"]
 
 
+def test_a_volume_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch):
+    for number in range(2):
+        sink = create_sink(tmp_path / "a.zarr", SHAPE, "uint16", SHAPE, overwrite=True)
+        sink.write(full_region(SHAPE), VOLUME + np.uint16(number))
+        if number == 0:
+            sink.close()
+    replace = Path.replace
+
+    def refused(self, target):
+        if self.name == "a.zarr.partial":
+            raise PermissionError(errno.EACCES, "Access is denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(OutputError, match=r"a\.zarr: cannot be written: Access is denied"):
+        sink.close()
+    np.testing.assert_array_equal(stored(tmp_path / "a.zarr"), VOLUME)
+    assert sorted(left.name for left in tmp_path.iterdir()) == ["a.zarr", "a.zarr.partial"]
+
+
 @pytest.mark.parametrize("kind", [NpySink, TiffSink, ZarrSink])
 def test_only_a_whole_storage_can_be_resumed(tmp_path, monkeypatch, kind):
     suffix = {NpySink: ".npy", TiffSink: ".tif", ZarrSink: ".zarr"}[kind]

@@ -161,7 +161,8 @@ class Sink(ABC):
         self.dtype = dtype
         self._block_shape = block_shape
         self._voxel_size = voxel_size
-        self._partial = path.with_name(f"{path.name}.partial").absolute()  # a worker may run in another folder
+        # absolute, as a worker may run in another folder
+        self._partial = path.with_name(f"{path.name}{self._partial_ending()}").absolute()
         self._owner = True
         self._open = True
         self._writers = 0
@@ -171,6 +172,10 @@ class Sink(ABC):
             self._reopen()
         else:
             self._begin_anew()
+
+    def _partial_ending(self) -> str:
+        """What is added to the name of the volume while it is in progress: always the same, to be found again."""
+        return ".partial"
 
     def _begin_anew(self) -> None:
         # Renamed when it is made: a partial volume that is there can always be resumed.
@@ -306,7 +311,12 @@ class Sink(ABC):
             if self.path.is_dir():  # a folder cannot be replaced in one step
                 _remove(replaced)
                 move(self.path, replaced)
-            move(self._partial, self.path)
+            try:
+                move(self._partial, self.path)
+            except OSError:
+                if replaced.exists() and not self.path.exists():
+                    move(replaced, self.path)
+                raise
             _remove(replaced)
         except OSError as error:
             raise output_error(self.path, error) from error
