@@ -62,3 +62,13 @@ def test_wrong_usage(tmp_path, cytolith):
     with pytest.raises(ConfigError, match="--channel: means nothing for"):
         cytolith(tmp_path / "o.txt", "-o", tmp_path, "--channel", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["o.txt"]
+
+
+def test_a_note_where_cellfinder_names_no_cells(tmp_path, cytolith, capsys):
+    (tmp_path / "a.xml").write_text(
+        "<CellCounter_Marker_File><Image_Properties><Image_Filename>placeholder.tif</Image_Filename>"
+        "</Image_Properties><Marker_Data><Marker_Type><Type>1</Type><Marker><MarkerX>9</MarkerX><MarkerY>8</MarkerY>"
+        "<MarkerZ>7</MarkerZ></Marker></Marker_Type></Marker_Data></CellCounter_Marker_File>"
+    )
+    assert cytolith(tmp_path / "a.xml", "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().err.startswith("Note: no type 2; took type 1 (")

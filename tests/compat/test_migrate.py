@@ -1,175 +1,15 @@
 """Files of other programs become ours: values, the order of axes, and what is said of the rest."""
 
 import json
-import tomllib
 
 import numpy as np
 import pytest
 import tifffile
 
-from cytolith.cells.build import build_config, read_toml
-from cytolith.cells.presets import preset
 from cytolith.compat.migrate import kind_of, migrate
 from cytolith.errors import ConfigError, OutputError, VolumeError
 from cytolith.io.map_files import write_map_text
 from cytolith.io.tables import read_table, write_table
-
-VERSION_2 = """\
-[detection]
-    preview = True
-    plot_cells = False
-    [[background_correction]]
-        diameter = [10, 12]
-        save = True
-    [[maxima_detection]]
-        shape = (7, 5, 3)  # x, y, z
-        h_max = None
-    [[shape_detection]]
-        threshold = 500
-    [[test_set_slicing]]
-        dim_0 = [0, 200]  # FIXME: scale before save
-        dim_1 = [10, None]
-        dim_2 = [5, 400]
-[cell_filtration]
-    [[thresholds]]
-        size = (50, 900)
-        intensity = None
-[voxelization]
-    radii = (5, 5, 5)
-    [[preview]]
-        counts = False
-[run]
-    plot_when_finished = False
-"""
-VERSION_3 = """\
-clearmap_version = '3.0.0'
-
-[channels]
-    [[cfos]]
-        [[[detection]]]
-            colocalization_compatible = False
-            [[[[background_correction]]]]
-                diameter = 8, 9
-            [[[[dog_filter]]]]
-                shape = 6, 7, 8
-                sigma = None
-            [[[[intensity_detection]]]]
-                measure = source, background
-                method = 'mean'
-        [[[cell_filtration]]]
-            [[[[thresholds]]]]
-                intensity = (300, None)
-    [[autofluorescence]]
-        [[[registration]]]
-            align = 'x'
-"""
-
-
-def config_of(path):
-    steps, run = read_toml(path)
-    return build_config((str(path), steps)), run
-
-
-def test_configuration_of_clearmap_2(tmp_path):
-    (tmp_path / "cell_map_params.cfg").write_text(VERSION_2)
-    done = migrate(tmp_path / "cell_map_params.cfg", tmp_path / "out", voxel_size=(3, 1.5, 2))
-    assert done.paths == [tmp_path / "out" / "config.toml"]
-    config, run = config_of(done.paths[0])
-    assert run == {"voxel_size": [3, 1.5, 2]}
-    expected = build_config(
-        ("", preset("clearmap")),
-        (
-            "",
-            {
-                "background_correction": {"shape": (12, 10)},
-                "maxima_detection": {"shape": (3, 5, 7), "h_max": None},
-                "shape_detection": {"threshold": 500},
-            },
-        ),
-    )
-    assert config == expected
-    assert config.smoothing is None
-    said = "\n".join(done.left_out)
-    for line in (
-        "detection.preview = True: of ClearMap's windows",
-        "detection.background_correction.save = True: to save what the step makes, add save = PATH",
-        "detection.test_set_slicing: to look at that part, cytolith preview --region 5:400,10:,0:200",
-        "cell_filtration.thresholds.size = (50, 900): afterwards, cytolith filter OUT/cells.parquet -o kept",
-        "--size 50,900",
-        "cell_filtration.thresholds.intensity = None: no rows are left out, as here",
-        'cytolith density OUT -o density.tif --voxel-size "25 um" --radius 5',
-        "run.plot_when_finished = False: of ClearMap's windows",
-    ):
-        assert line in said
-    text = done.paths[0].read_text()
-    assert all(f"#   {line}\n" in text for line in done.left_out)
-
-
-def test_configuration_of_clearmap_3(tmp_path):
-    (tmp_path / "a.cfg").write_text(VERSION_3)
-    done = migrate(tmp_path / "a.cfg", tmp_path / "mine.toml")
-    config, run = config_of(tmp_path / "mine.toml")
-    assert run == {}
-    assert [length.value for length in config.background_correction.shape] == [9, 8]
-    assert [length.value for length in config.dog_filter.shape] == [8, 7, 6]
-    assert config.dog_filter.sigma is None
-    assert config.intensity_detection.measure == ("source", "background_correction")
-    assert config.intensity_detection.method == "mean"
-    assert config.shape_detection.threshold.value == 700  # ClearMap's default
-    assert done.left_out == [
-        "channels.cfos.detection.colocalization_compatible = False: has no equivalent",
-        (
-            "channels.cfos.cell_filtration.thresholds.intensity = (300, None): afterwards, cytolith filter "
-            "OUT/cells.parquet -o kept.parquet --source 300,"
-        ),
-    ]
-
-
-def test_a_channel_must_be_chosen_where_several_have_cells(tmp_path):
-    path = tmp_path / "a.cfg"
-    path.write_text(VERSION_3.replace("[[[registration]]]\n            align = 'x'", "[[[detection]]]"))
-    with pytest.raises(ConfigError, match="choose one with --channel, cfos or autofluorescence"):
-        migrate(path, tmp_path)
-    with pytest.raises(ConfigError, match=r"--channel cfoss: has no cells .* did you mean 'cfos'"):
-        migrate(path, tmp_path, channel="cfoss")
-    migrate(path, tmp_path, channel="autofluorescence")
-    assert config_of(tmp_path / "config.toml")[0] == build_config(("", preset("clearmap")))
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "message"),
-    [
-        ("[stitching]\n  [[rigid]]\n", VolumeError, r"has no section of a cell map \(\[detection\]\)"),
-        ("[detection]\n[[[background_correction]]]\n", VolumeError, "line 2: .* its brackets do not fit"),
-        ("[detection]\n[[background_correction]\n", VolumeError, "line 2: .* its brackets do not fit"),
-        ("[detection]\nhello\n", VolumeError, "line 2: 'hello' is neither a .section. nor NAME = VALUE"),
-        ("[detection]\nshape_detection = 5\n", ConfigError, "detection.shape_detection = 5: give a section"),
-        ("[detection]\n[[shape_detection]]\nthreshold = much\n", ConfigError, r"a\.cfg: shape_detection.threshold"),
-        ("[detection]\n[[background_correction]]\ndiameter = 1,2,3\n", ConfigError, "has 3 lengths"),
-    ],
-)
-def test_configurations_that_cannot_be_taken_over(tmp_path, text, error, message):
-    (tmp_path / "a.cfg").write_text(text)
-    with pytest.raises(error, match=message):
-        migrate(tmp_path / "a.cfg", tmp_path / "out")
-    assert not (tmp_path / "out" / "config.toml").exists()
-
-
-def test_steps_may_be_off_and_words_unknown(tmp_path):
-    (tmp_path / "a.cfg").write_text(
-        "[detection]\nbackground_correction = None\n[[maxima_detection]]\ntresholds = 4\nshape = None\n"
-        "[[illumination_correction]]\nflatfield = True\n[[equalization]]\nselem = (9, 8, 7)\npercentile = (0.2, 0.9)\n"
-    )
-    done = migrate(tmp_path / "a.cfg", tmp_path)
-    config, _ = config_of(tmp_path / "config.toml")
-    assert config.background_correction is None
-    assert [length.value for length in config.equalization.selem] == [7, 8, 9]
-    assert config.equalization.percentile == (0.2, 0.9)
-    assert config.illumination_correction.flatfield is None
-    assert done.left_out[0].startswith("detection.maxima_detection.tresholds = 4: not known; did you mean 'threshold'?")
-    assert done.left_out[1].startswith("detection.maxima_detection.shape = None: ClearMap's default is used")
-    assert "ClearMap's own flat field is not here" in done.left_out[2]
-    assert tomllib.loads((tmp_path / "config.toml").read_text())["background_correction"] == "none"
 
 
 @pytest.fixture
@@ -252,6 +92,34 @@ def test_markers_of_cellfinder(tmp_path):
     assert (tmp_path / "rejected.csv").read_text() == "z,y,x\n9.0,9.0,9.0\n"
 
 
+def test_cellfinder_that_rejected_all_or_classified_none(tmp_path):
+    head = (
+        "<CellCounter_Marker_File><Image_Properties><Image_Filename>placeholder.tif</Image_Filename>"
+        "</Image_Properties><Marker_Data><Marker_Type><Type>1</Type><Marker><MarkerX>9</MarkerX><MarkerY>8</MarkerY>"
+        "<MarkerZ>7</MarkerZ></Marker></Marker_Type>"
+    )
+    tail = "</Marker_Data></CellCounter_Marker_File>"
+    (tmp_path / "a.xml").write_text(f"{head}<Marker_Type><Type>2</Type></Marker_Type>{tail}")
+    done = migrate(tmp_path / "a.xml", tmp_path / "rejected")
+    assert done.what.startswith("0 cells of cellfinder")
+    assert done.left_out == []
+    assert (tmp_path / "rejected" / "cells.csv").read_text() == "z,y,x\n"
+    (tmp_path / "a.xml").write_text(head + tail)
+    done = migrate(tmp_path / "a.xml", tmp_path / "candidates")
+    assert done.what.startswith("1 cells of cellfinder")
+    assert done.left_out[0].startswith("no type 2; took type 1 (")
+    assert (tmp_path / "candidates" / "cells.csv").read_text() == "z,y,x\n7.0,8.0,9.0\n"
+    assert migrate(tmp_path / "a.xml", tmp_path / "asked.csv", marker_type=1).left_out == []
+
+
+def test_names_in_bytes_as_clearmap_writes_them(tmp_path):
+    cells = np.zeros(3, [("x", float), ("y", float), ("z", float), ("source", "f4"), ("name", "S256")])
+    cells["name"][1] = b"Caudoputamen"
+    np.save(tmp_path / "s4.npy", cells)
+    assert migrate(tmp_path / "s4.npy", tmp_path).what == "3 cells of ClearMap 2"
+    assert both(tmp_path)[0]["name"].tolist() == ["", "Caudoputamen", ""]
+
+
 def test_no_rows_at_all(tmp_path):
     np.save(tmp_path / "a.npy", np.empty((0, 3)))
     assert migrate(tmp_path / "a.npy", tmp_path / "one").what.startswith("0 cells")
@@ -317,6 +185,12 @@ def test_other_maps_keep_their_values(tmp_path, text):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.array([text.split()], float))
 
 
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    (tmp_path / "o.txt").write_bytes(b"\xef\xbb\xbf1.000000\t2.500000\n")
+    assert migrate(tmp_path / "o.txt", tmp_path / "o.npy").what.startswith("map of offsets")
+    assert np.load(tmp_path / "o.npy").tolist() == [[0, 1.5]]
+
+
 def test_recorded_maps(shared, tmp_path):
     import lzma
 
@@ -369,6 +243,13 @@ def test_options_of_other_files_and_wrong_endings(tmp_path):
         migrate(tmp_path / "a.npy", tmp_path, keep_values=True)
     with pytest.raises(ConfigError, match=r"becomes \.parquet, \.csv; give that ending, or a folder"):
         migrate(tmp_path / "a.npy", tmp_path / "out.tif")
+    for name in ("x.png", "x.TXT", "x.h5", "x.parquet"):
+        with pytest.raises(ConfigError, match=rf"--output .*{name}: such a file becomes \.tif, \.tiff, \.npy; give"):
+            migrate(tmp_path / "a.txt", tmp_path / name)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "mouse.left").mkdir()
+    for name in ("mouse.left", "run.1", "brain.v2", "2024.05.06"):
+        assert migrate(tmp_path / "a.txt", tmp_path / name).paths == [tmp_path / name / "a.tif"]
     (tmp_path / "b.cfg").write_text("[detection]\n")
     with pytest.raises(ConfigError, match="has no channels"):
         migrate(tmp_path / "b.cfg", tmp_path, channel="a")
@@ -387,3 +268,12 @@ def test_existing_files_are_kept_unless_asked(tmp_path):
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(OutputError, match="folder: cannot be written"):
         migrate(tmp_path / "a.npy", tmp_path / "folder")
+
+
+def test_the_input_is_never_the_output(tmp_path):
+    for name, target in (("m.txt", "m.txt"), ("a.npy", "a.npy"), ("a.tif", "."), ("m.txt", "./sub/../m.txt")):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1\t2\n")
+        with pytest.raises(OutputError, match=f"{name}: is the input; give another place with -o"):
+            migrate(tmp_path / name, tmp_path / target, overwrite=True)
+        assert (tmp_path / name).read_text() == "1\t2\n"

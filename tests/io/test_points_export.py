@@ -345,3 +345,31 @@ def test_a_row_without_position_is_named_by_its_row_in_the_whole_table(tmp_path,
     write(table, tmp_path / "cells.parquet")
     with pytest.raises(VolumeError, match="row 23 has no position"):
         export_table(tmp_path / "cells.parquet", tmp_path / "out.xml")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_names_in_bytes_as_clearmap_writes_them(tmp_path, small_parts, kind):
+    rows = np.zeros(20, [("x", float), ("y", float), ("z", float), ("source", "f4"), ("name", "S256")])
+    rows["x"], rows["name"][17] = np.arange(20), b"Caudoputamen"
+    np.save(tmp_path / "in.npy", rows)
+    ending = {"clearmap": ".npy", "cellfinder": ".xml", "parquet": ".parquet", "neuroglancer": ""}.get(kind, ".csv")
+    out = tmp_path / f"out{ending}"
+    assert export_table(tmp_path / "in.npy", out, kind) == 20
+    if kind in ("csv", "parquet"):
+        assert read_table(out)[0]["name"].tolist() == [""] * 17 + ["Caudoputamen", "", ""]
+    if kind == "napari":
+        assert ",Caudoputamen\n" in out.read_text()
+
+
+def test_what_is_no_table(tmp_path):
+    with pytest.raises(VolumeError, match="nofolder: no such file"):
+        export_table(tmp_path / "nofolder", tmp_path / "a.csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(VolumeError, match="no suffix is no kind of table"):
+        export_table(tmp_path / "file", tmp_path / "a.csv")
+    np.save(tmp_path / "a.npy", np.float64(1))
+    with pytest.raises(VolumeError, match="not rows with named columns"):
+        export_table(tmp_path / "a.npy", tmp_path / "a.csv")
+    np.save(tmp_path / "b.npy", np.zeros(2, [(axis, float) for axis in "xyz"] + [("odd", "c16")]))
+    with pytest.raises(VolumeError, match="column 'odd' holds complex128"):
+        export_table(tmp_path / "b.npy", tmp_path / "a.csv")

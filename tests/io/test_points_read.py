@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cytolith.errors import VolumeError
+from cytolith.io.points.markers import take_markers
 from cytolith.io.tables import read_points
 
 
@@ -36,9 +37,30 @@ def test_cellfinder_takes_its_cells(tmp_path):
         read_points(path, 7)
 
 
-def test_cellfinder_with_one_type_only(tmp_path):
+def test_cellfinder_that_rejected_all(tmp_path):
     (tmp_path / "a.xml").write_text(markers({1: [(1, 2, 3)], 2: []}))
-    assert read_points(tmp_path / "a.xml").tolist() == [[3, 2, 1]]
+    assert read_points(tmp_path / "a.xml").shape == (0, 3)
+    assert take_markers(tmp_path / "a.xml")[1] == []
+    assert read_points(tmp_path / "a.xml", 1).tolist() == [[3, 2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "points", "note"),
+    [
+        ({1: [(1, 2, 3)]}, [[3, 2, 1]], "no type 2; took type 1 "),
+        ({3: [(1, 2, 3)], 1: [(4, 5, 6)]}, [[3, 2, 1], [6, 5, 4]], "no type 2; took types 1 and 3 "),
+        ({1: []}, [], None),
+        ({}, [], None),
+    ],
+)
+def test_cellfinder_without_its_type_of_cells(tmp_path, kinds, points, note):
+    (tmp_path / "a.xml").write_text(markers(kinds))
+    taken, notes = take_markers(tmp_path / "a.xml")
+    assert taken.tolist() == points
+    assert [each.startswith(note) for each in notes] == ([True] if note else [])
+    assert read_points(tmp_path / "a.xml").tolist() == points
+    (tmp_path / "a.xml").write_text(markers(kinds, image="of mine.tif"))
+    assert take_markers(tmp_path / "a.xml")[1] == []
 
 
 def test_cell_counter_counts_slices_from_1_and_takes_all_types(tmp_path):

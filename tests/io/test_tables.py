@@ -153,9 +153,21 @@ def test_missing_values_of_a_csv(tmp_path):
 def test_unknown_suffix(tmp_path):
     with pytest.raises(OutputError, match=r"cells\.xlsx: \.xlsx .*known: \.parquet, \.csv, \.npy"):
         write_table(TABLE, tmp_path / "cells.xlsx")
+    assert not list(tmp_path.iterdir())
+    for name in ("cells", "cells.xlsx"):
+        with pytest.raises(VolumeError, match=rf"{name}: no such file"):
+            read_table(tmp_path / name)
+    (tmp_path / "cells").touch()
     with pytest.raises(VolumeError, match=r"no suffix .*known: \.parquet, \.csv, \.npy"):
         read_table(tmp_path / "cells")
-    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(VolumeError, match="is a folder; give the table in it"):
+        read_table(tmp_path)
+    write_table(TABLE, tmp_path / "cells.csv")
+    with pytest.raises(VolumeError, match=r"is a folder; give .*cells\.csv"):
+        read_table(tmp_path)
 
 
 def test_columns_that_are_no_table(tmp_path):
@@ -215,6 +227,27 @@ def test_a_plain_npy_has_no_columns(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 3)))
     with pytest.raises(VolumeError, match="not rows with named columns"):
         read_table(tmp_path / "a.npy")
+
+
+def test_columns_of_npy_that_tables_do_not_have(tmp_path):
+    rows = np.zeros(2, [("name", "S9"), ("half", "f2"), ("long", "g"), ("day", "M8[D]"), ("big", ">i4")])
+    rows["name"] = "Höhle".encode(), b"a\xff"
+    rows["half"], rows["long"], rows["big"] = 0.5, 0.25, 7
+    np.save(tmp_path / "a.npy", rows)
+    table, _ = read_table(tmp_path / "a.npy")
+    assert table["name"].tolist() == ["Höhle", "a\ufffd"]
+    assert [table[name].dtype.kind for name in rows.dtype.names] == ["U", "f", "f", "U", "i"]
+    assert (table["half"].dtype, table["long"].dtype) == (np.float32, np.float64)
+    assert table["day"].tolist() == ["1970-01-01"] * 2
+    write_table(table, tmp_path / "a.csv")
+    np.save(tmp_path / "none.npy", rows[:0])
+    assert {name: column.shape for name, column in read_table(tmp_path / "none.npy")[0].items()} == dict.fromkeys(
+        rows.dtype.names, (0,)
+    )
+    for odd in ("c16", "V3", "2f8"):
+        np.save(tmp_path / "b.npy", np.zeros(2, [("z", "f8"), ("odd", odd)]))
+        with pytest.raises(VolumeError, match=r"column 'odd' holds .*; leave that column out"):
+            read_table(tmp_path / "b.npy")
 
 
 def test_a_doubled_column_is_named(tmp_path):

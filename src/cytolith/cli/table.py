@@ -23,7 +23,7 @@ def filter_table(
     Parameters
     ----------
     table
-        Table of cells: .parquet, .csv or structured .npy.
+        Folder of a run, or a table of cells: .parquet, .csv or structured .npy.
     output
         File for the rows that are kept, .parquet or .csv.
     overwrite
@@ -33,13 +33,14 @@ def filter_table(
     """
     from cytolith.cells.select import filter_cells, parse_range
     from cytolith.errors import OutputError
+    from cytolith.io.points.export import table_path
     from cytolith.io.tables import read_table, write_table
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output}: exists; give another file, or --overwrite to replace it")
     if not limits:
         raise ConfigError("no limits: give at least one, for example --size 20,900")
-    rows, metadata = read_table(table)
+    rows, metadata = read_table(table_path(table))
     ranges = {name.replace("-", "_"): parse_range(text, f"--{name}") for name, text in limits.items()}
     kept = filter_cells(rows, ranges)
     write_table(kept, output, metadata=metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from cytolith.axes import VoxelSize
 from cytolith.compat.migrate_config import is_config, read_cell_map
 from cytolith.compat.migrate_tables import cells_of_clearmap, cells_of_markers, write_cells
 from cytolith.errors import ConfigError, OutputError, VolumeError
-from cytolith.io.files import output_error, write_text, written_aside
+from cytolith.io.files import output_error, same_place, write_text, written_aside
 from cytolith.io.map_files import read_map_text, write_map_tiff
 
 _BEGINNING = 1 << 16
@@ -30,7 +31,7 @@ class Migrated:
     what: str
     paths: list[Path]
     left_out: list[str] = field(default_factory=list)
-    """Lines about what has no equivalent."""
+    """Lines about what has no equivalent, or what was taken where the file does not say."""
 
 
 def migrate(
@@ -64,7 +65,7 @@ def migrate(
     channel : str, optional
         ClearMap 3: the channel of the configuration, where several have cells.
     marker_type : int, optional
-        Markers: the type to take. Default: cells.
+        Markers: the type to take. Default: cells; of a file that does not name their type, all, and a note says so.
     keep_values : bool
         Maps: leave offsets as they are. apmapflow counts rows from 1, this package from 0, so 1 is taken off otherwise.
     overwrite : bool
@@ -79,9 +80,10 @@ def migrate(
     VolumeError
         A file that is none of these, or cannot be read: names what is wrong in it.
     ConfigError
-        An option that means nothing for such a file, or a value of a configuration that no step takes.
+        An option that means nothing for such a file, an ending that is not written from it, or a value of a
+        configuration that no step takes.
     OutputError
-        A file that exists, or cannot be written.
+        A file that exists, is the input, or cannot be written.
 
     Notes
     -----
@@ -98,19 +100,20 @@ def migrate(
         if given is not None and kind not in kinds:
             raise ConfigError(f"{option}: means nothing for {path}, which is {_ARTICLE[kind]}; leave it out")
     if kind == "configuration":
-        (made,) = _places(target, ["config.toml"], (".toml",), overwrite=overwrite)
+        (made,) = _places(path, target, ["config.toml"], (".toml",), overwrite=overwrite)
         found = read_cell_map(path, channel)
         write_text(made, found.to_toml(path.name, voxel_size))
         return Migrated("configuration of ClearMap", [made], found.left_out)
     if kind == "map":
         return _migrate_map(path, target, voxel_size, keep_values=keep_values, overwrite=overwrite)
-    paths = _places(target, ["cells.parquet", "cells.csv"], (".parquet", ".csv"), overwrite=overwrite)
+    paths = _places(path, target, ["cells.parquet", "cells.csv"], (".parquet", ".csv"), overwrite=overwrite)
+    notes: list[str] = []
     if kind == "markers":
-        origin, parts = cells_of_markers(path, marker_type)
+        origin, parts, notes = cells_of_markers(path, marker_type)
     else:
         origin, parts = cells_of_clearmap(path, None if intensities is None else Path(intensities).expanduser())
     rows = write_cells(paths, parts, voxel_size)
-    return Migrated(f"{rows:,} cells of {origin}", paths)
+    return Migrated(f"{rows:,} cells of {origin}", paths, notes)
 
 
 _ARTICLE = {
@@ -157,14 +160,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _places(target: Path, names: list[str], suffixes: tuple[str, ...], *, overwrite: bool) -> list[Path]:
+def _places(source: Path, target: Path, names: list[str], suffixes: tuple[str, ...], *, overwrite: bool) -> list[Path]:
     """Files to be made: the target where its ending is one of theirs, or those in the folder that it is."""
     is_file = target.suffix.lower() in suffixes and not target.is_dir()
-    if not is_file and target.suffix.lower() in _ENDINGS and not target.is_dir():
-        raise ConfigError(
-            f"--output {target}: such a file becomes {', '.join(suffixes)}; give that ending, or a folder"
-        )
     paths = [target] if is_file else [target / name for name in names]
+    for path in (target, *paths):
+        if same_place(source, path):
+            raise OutputError(f"{path}: is the input; give another place with -o")
+    if not is_file and not target.is_dir() and _ENDING.fullmatch(target.suffix):
+        raise ConfigError(
+            f"--output {target}: such a file becomes {', '.join(suffixes)}; give that ending, or a folder (a new one "
+            "has no ending)"
+        )
     for path in paths:
         if path.is_dir():
             raise OutputError(f"{path}: is a folder; give another place with -o")
@@ -177,19 +184,21 @@ def _places(target: Path, names: list[str], suffixes: tuple[str, ...], *, overwr
     return paths
 
 
-_ENDINGS = (".toml", ".parquet", ".csv", ".tif", ".tiff", ".npy")
+_ENDING = re.compile(r"\.(?:[a-z]{2,5}|parquet|h5|hdf5|n5|mp4)", re.IGNORECASE)
+"""What is meant as the ending of a file; folders are called run.1 or brain.v2 as well."""
 
 
 def _migrate_map(
     path: Path, target: Path, voxel_size: VoxelSize | None, *, keep_values: bool, overwrite: bool
 ) -> Migrated:
-    (made,) = _places(target, [f"{path.stem}.tif"], (".tif", ".tiff", ".npy"), overwrite=overwrite)
+    (made,) = _places(path, target, [f"{path.stem}.tif"], (".tif", ".tiff", ".npy"), overwrite=overwrite)
     image = read_map_text(path)
     left_out = []
     what = "map of whole numbers"
     if image.dtype.kind == "f":
         what = "map"
-        is_offset = np.nanmin(image, initial=np.inf) >= 1 and _SIX_DECIMALS.fullmatch(path.read_bytes()) is not None
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        is_offset = np.nanmin(image, initial=np.inf) >= 1 and _SIX_DECIMALS.fullmatch(text) is not None
         if is_offset and not keep_values:
             image, what = image - 1, "map of offsets"
             left_out.append("apmapflow counts rows from 1, cytolith from 0: 1 was taken off (--keep-values leaves it)")

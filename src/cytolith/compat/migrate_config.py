@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 from cytolith.axes import VoxelSize
 from cytolith.cells.build import build_config, to_toml
 from cytolith.cells.config import CellsConfig
-from cytolith.cells.fields import nearest
+from cytolith.cells.fields import nearest, no_text
 from cytolith.cells.presets import preset
 from cytolith.errors import ConfigError, VolumeError
+from cytolith.quantities import Length, parse_length
 
 Section: TypeAlias = dict[str, Any]
 
@@ -60,7 +61,8 @@ def read_cell_map(path: Path, channel: str | None = None) -> CellMap:
     Raises
     ------
     VolumeError
-        A file that cannot be read, a line that is neither section nor value, no section of a cell map.
+        A file that cannot be read, a line that is neither section nor value, a name that is there twice, no section of
+        a cell map.
     ConfigError
         A channel that is not there, or a value that a step does not take.
     """
@@ -70,7 +72,10 @@ def read_cell_map(path: Path, channel: str | None = None) -> CellMap:
     layer: dict[str, Any] = {}
     for name, value in section["detection"].items():
         if name in _STEPS:
-            layer[name] = _step(name, value, f"{where}detection.{name}", left_out)
+            try:
+                layer[name] = _step(name, value, f"{where}detection.{name}", left_out)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None
         elif name == "test_set_slicing" and isinstance(value, dict):
             left_out.append(_slicing(value, where))
         else:
@@ -81,9 +86,35 @@ def read_cell_map(path: Path, channel: str | None = None) -> CellMap:
     return CellMap(build_config(("", preset("clearmap")), (str(path), layer)), left_out)
 
 
-def _reversed(value: Any) -> Any:
-    """Lengths (x, y, z) as (z, y, x); one for all axes stays."""
-    return tuple(reversed(value)) if isinstance(value, (list, tuple)) else value
+def _lengths(axes: str, *, positive: bool = False) -> Callable[[Any], Any]:
+    """Lengths of the axes (x, y, z) turned to (z, y, x); one for all axes stays.
+
+    They are checked here, for messages with the values in the order of the file.
+    """
+
+    def turned(value: Any) -> tuple[Length, ...] | None:
+        if no_text(value) is None:
+            return None
+        lengths = [parse_length(each) for each in _listed(value)]
+        if len(lengths) not in (1, len(axes)):
+            shown = ", ".join(axes)
+            raise ConfigError(f"has {len(lengths)} lengths: give one for all axes or {len(axes)} ({shown})")
+        if positive and any(length.value <= 0 for length in lengths):
+            raise ConfigError("must be positive")
+        return tuple(reversed(lengths))
+
+    return turned
+
+
+def _listed(value: Any) -> list[Any]:
+    """What is in a list, also in a text with commas; anything else as a list of one."""
+    if isinstance(value, str):
+        value = _value(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+_in_plane, _in_space = _lengths("xy"), _lengths("xyz")
+_wide = _lengths("xyz", positive=True)
 
 
 def _same(value: Any) -> Any:
@@ -91,31 +122,33 @@ def _same(value: Any) -> Any:
 
 
 def _measures(value: Any) -> Any:
-    names = [value] if isinstance(value, str) else list(value)
+    names = _listed(value)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError("give names of images, for example source, background")
     return [{"background": "background_correction"}.get(name, name) for name in names]
 
 
 _STEPS: dict[str, dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "illumination_correction": {name: (name, _same) for name in ("flatfield", "background", "scaling")},
     "background_correction": {
-        "diameter": ("shape", _reversed),  # what ClearMap's windows call it
-        "shape": ("shape", _reversed),
+        "diameter": ("shape", _in_plane),  # what ClearMap's windows call it
+        "shape": ("shape", _in_plane),
         "form": ("form", _same),
     },
     "equalization": {
         **{name: (name, _same) for name in ("percentile", "max_value", "mask")},
-        **{name: (name, _reversed) for name in ("selem", "spacing")},
+        **{name: (name, _in_space) for name in ("selem", "spacing")},
         "interpolate": ("interpolate", lambda value: value or 0),
     },
-    "dog_filter": {name: (name, _reversed) for name in ("shape", "sigma", "sigma2")},
+    "dog_filter": {"shape": ("shape", _in_space), **{name: (name, _wide) for name in ("sigma", "sigma2")}},
     "maxima_detection": {
         **{name: (name, _same) for name in ("h_max", "threshold", "valid")},
-        "shape": ("shape", _reversed),
+        "shape": ("shape", _in_space),
     },
     "shape_detection": {"threshold": ("threshold", _same)},
     "intensity_detection": {
         "method": ("method", _same),
-        "shape": ("shape", _reversed),
+        "shape": ("shape", _in_space),
         "measure": ("measure", _measures),
     },
 }
@@ -139,14 +172,23 @@ def _step(name: str, value: Any, where: str, left_out: list[str]) -> dict[str, A
                     "section"
                 )
         elif key not in _STEPS[name]:
-            left_out.append(f"{where}.{key} = {given!r}: not known; {nearest(key, list(_STEPS[name]))}")
+            left_out.append(f"{where}.{key} = {given!r}: not known; {nearest(str(key), list(_STEPS[name]))}")
         elif given is None and key not in _MAY_BE_NONE:
             left_out.append(f"{where}.{key} = None: ClearMap's default is used")
         elif key == "flatfield" and given is True:
             left_out.append(f"{where}.flatfield = True: ClearMap's own flat field is not here; give a file of yours")
         else:
             ours, change = _STEPS[name][key]
-            fields[ours] = change(given)
+            if not isinstance(given, (int, float, str, list, tuple, type(None))):  # a section, or what Python has more
+                raise ConfigError(f"{where}.{key} = {given!r}: give a number, a text or a list")
+            used = given
+            if change is _in_plane and len(_listed(given)) == 3:
+                used = _listed(given)[:2]
+                left_out.append(f"{where}.{key} = {given!r}: the first two, x and y, are used, as ClearMap does")
+            try:
+                fields[ours] = change(used)
+            except ConfigError as error:
+                raise ConfigError(f"{where}.{key} = {given!r}: {error}") from None
             if key in ("flatfield", "background", "mask") and isinstance(given, str) and given.endswith(".npy"):
                 left_out.append(
                     f"{where}.{key} = {given!r}: is taken as (z, y, x); ClearMap's is (x, y, z): transpose it"
@@ -175,7 +217,8 @@ def _later(where: str, value: Any) -> str:
         limits = f"{'' if low is None else low},{'' if high is None else high}"
         return f"afterwards, cytolith filter OUT/cells.parquet -o kept.parquet --{column} {limits}"
     if name == "radii":
-        radius = max(value) if isinstance(value, (list, tuple)) and value else value
+        radii = [each for each in _listed(value) if isinstance(each, (int, float))]
+        radius = max(radii, default="RADIUS")
         return f'afterwards, cytolith density OUT -o density.tif --voxel-size "25 um" --radius {radius}'
     return _no_place(where, value)
 
@@ -223,33 +266,53 @@ def _parse(path: Path) -> Section:
     except (OSError, UnicodeDecodeError) as error:
         raise VolumeError(f"{path}: cannot be read as text: {error}") from None
     stack: list[Section] = [{}]
+    path_of: list[str] = []
+    first_at: dict[tuple[str, ...], int] = {}
+    hint = ""
     for number, raw in enumerate(lines, 1):
         line = _QUOTED.sub(lambda found: found.group(1) or "", raw).strip()
         if not line:
             continue
         heading = _HEADING.match(line)
+        name, equals, text = line.partition("=")
         if heading is not None:
             depth = len(heading.group(1))
             if depth != len(heading.group(3)) or depth > len(stack):
                 raise VolumeError(f"{path}, line {number}: {line!r} is no section: its brackets do not fit")
-            del stack[depth:]
-            section = stack[-1].setdefault(heading.group(2).strip("'\""), {})
-            if not isinstance(section, dict):
-                raise VolumeError(f"{path}, line {number}: {line!r} is a value before; a section needs another name")
-            stack.append(section)
+            del stack[depth:], path_of[depth - 1 :]
+            name = heading.group(2).strip("'\"")
+        elif equals and name.strip():
+            name, text = name.strip().strip("'\""), text.strip()
+        else:
+            raise VolumeError(f"{path}, line {number}: {line[:60]!r} is neither a [section] nor NAME = VALUE{hint}")
+        before = first_at.setdefault((*path_of, name), number)
+        if before != number:
+            shown = line if heading is not None else repr(name)
+            raise VolumeError(f"{path}, line {number}: {shown} is there already in line {before}; put the two together")
+        if heading is not None:
+            stack.append(stack[-1].setdefault(name, {}))
+            path_of.append(name)
             continue
-        name, equals, text = line.partition("=")
-        if not equals or not name.strip():
-            raise VolumeError(f"{path}, line {number}: {line[:60]!r} is neither a [section] nor NAME = VALUE")
-        stack[-1][name.strip().strip("'\"")] = _value(text.strip())
+        if _goes_on(text):
+            raise VolumeError(f"{path}, line {number}: {name!r} does not end in its line; write the list on one line")
+        hint = f"; if it belongs to the list of line {number}, write the list on one line" if text[-1:] == "," else ""
+        stack[-1][name] = _value(text)
     return stack[0]
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a value has a bracket or a quotation that is still open at its end."""
+    if text[:3] in ('"""', "'''"):
+        return text.count(text[:3]) < 2
+    plain = _QUOTED.sub("", text)
+    return text[:1] in ("[", "(", "{") and sum(map(plain.count, "[({")) > sum(map(plain.count, "])}"))
 
 
 def _value(text: str) -> Any:
     """A value as Python writes it, or texts between commas."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     parts = [part.strip().strip("[]()'\"") for part in text.split(",") if part.strip()]
     if len(parts) > 1 or text.endswith(","):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cytolith.axes import AXES, VoxelSize
 from cytolith.errors import ConfigError, VolumeError
-from cytolith.io.points.markers import read_markers
+from cytolith.io.points.markers import take_markers
 from cytolith.io.points.rows import ROWS_AT_ONCE, look_through
 from cytolith.io.table_writer import Table, TableWriter, count_rows
 
@@ -53,10 +53,13 @@ def cells_of_clearmap(path: Path, intensities: Path | None) -> tuple[str, Iterat
     return "ClearMap 1", _coordinates(array, measures, path)
 
 
-def cells_of_markers(path: Path, marker_type: int | None) -> tuple[str, Iterator[Table]]:
-    """Rows of a file of markers in XML, part by part; see :func:`cytolith.io.points.markers.read_markers`."""
-    points = read_markers(path, marker_type)
-    return "cellfinder or Cell Counter", (_positions(part) for part in _parts(points))
+def cells_of_markers(path: Path, marker_type: int | None) -> tuple[str, Iterator[Table], list[str]]:
+    """What a file of markers in XML is, its rows, part by part, and notes on which were taken.
+
+    See :func:`cytolith.io.points.markers.take_markers`.
+    """
+    points, notes = take_markers(path, marker_type)
+    return "cellfinder or Cell Counter", (_positions(part) for part in _parts(points)), notes
 
 
 def write_cells(paths: Sequence[Path], parts: Iterator[Table], voxel_size: VoxelSize | None) -> int:

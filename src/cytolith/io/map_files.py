@@ -14,6 +14,8 @@ from cytolith.io.files import output_error
 from cytolith.io.tiff_sink import reserve
 from cytolith.io.volume import one_line
 
+_DIGITS = 19
+"""Of the largest integer of 64 bits."""
 _MARKS_OF_FLOATS = b".eEnN"  # of 1.5, 1e3, nan and inf
 
 
@@ -56,19 +58,20 @@ def read_map_text(path: Path) -> NDArray[Any]:
     Returns
     -------
     ndarray of shape (rows, columns)
-        int64 where every cell is an integer, float64 otherwise.
+        int64 where every cell is an integer, float64 otherwise. A byte order mark at the beginning is no part of it.
 
     Raises
     ------
     VolumeError
-        The file cannot be read, or names the line that is empty, longer or shorter than the first, or no number.
+        The file cannot be read, or names the line that is empty, longer or shorter than the first, no number, or
+        an integer beyond 64 bits.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise VolumeError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        lines = data.decode("utf-8").rstrip().splitlines()
+        lines = data.decode("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise VolumeError(f"{path} is not text; give a map of numbers with tabs between them") from error
     if not lines:
@@ -80,10 +83,10 @@ def read_map_text(path: Path) -> NDArray[Any]:
     try:
         return np.loadtxt(lines, dtype, comments=None, ndmin=2)
     except ValueError as error:
-        raise _first_problem(path, lines, error) from error
+        raise _first_problem(path, lines, error, whole=dtype is np.int64) from error
 
 
-def _first_problem(path: Path, lines: list[str], error: ValueError) -> VolumeError:
+def _first_problem(path: Path, lines: list[str], error: ValueError, *, whole: bool) -> VolumeError:
     columns = len(lines[0].split())
     for number, line in enumerate(lines, 1):
         cells = line.split()
@@ -92,11 +95,21 @@ def _first_problem(path: Path, lines: list[str], error: ValueError) -> VolumeErr
                 f"{path}, line {number} has {len(cells)} cells, but the first has {columns}: mend the map"
             )
         for cell in cells:
-            try:
-                float(cell)
-            except ValueError:
+            if not _is_number(cell):
                 return VolumeError(f"{path}, line {number}: {cell[:40]!r} is not a number; mend the map")
+            digits = cell.lstrip("+-0")
+            if whole and (len(digits) > _DIGITS or not -(2**63) <= int(cell) < 2**63):
+                return VolumeError(f"{path}, line {number}: {cell[:40]} is an integer beyond 64 bits; mend the map")
     return VolumeError(f"{path} is not a map of numbers ({one_line(error)})")
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a text is a number in a file; Python takes 1_000 and the digits of all alphabets too."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return cell.isascii() and "_" not in cell
 
 
 def write_map_tiff(

@@ -71,7 +71,7 @@ def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
     """Columns and metadata of a ``.parquet``, ``.csv`` or structured ``.npy`` file.
 
     Missing numbers become NaN (and an integer column that has them, floats), missing texts empty. Columns of a csv
-    without rows are floats. Dates and the like come as text.
+    without rows are floats. Dates and the like come as text, bytes in a .npy too.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
         A file that is missing, of another kind, or cannot be read.
     """
     path = Path(path)
-    read: _Reader = for_suffix(path, _READERS, VolumeError)
+    read: _Reader = known_for(path, _READERS)
     try:
         return read(path)
     except FileNotFoundError:
@@ -87,6 +87,22 @@ def read_table(path: Path | str) -> tuple[Table, dict[str, str]]:
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VolumeError(f"{path}: cannot be read as a table: {reason}") from error
+
+
+def known_for(path: Path, known: Mapping[str, Any]) -> Any:
+    """What is known for the ending of a table that is to be read.
+
+    Raises
+    ------
+    VolumeError
+        A folder, which is no table, or another ending; of a path that is not there it says so instead.
+    """
+    if path.is_dir():
+        inside = next((path / name for name in ("cells.parquet", "cells.csv") if (path / name).is_file()), None)
+        raise VolumeError(f"{path}: is a folder; give {inside or 'the table in it'}")
+    if path.suffix.lower() not in known and not path.exists():
+        raise VolumeError(f"{path}: no such file")
+    return for_suffix(path, known, VolumeError)
 
 
 def read_points(path: Path | str, marker_type: int | None = None) -> NDArray[np.float64]:
@@ -203,9 +219,27 @@ def _read_csv(path: Path) -> tuple[Table, dict[str, str]]:
 
 def _read_npy(path: Path) -> tuple[Table, dict[str, str]]:
     array = np.load(path, allow_pickle=False)
+    return columns_of_rows(array), {}
+
+
+def columns_of_rows(array: NDArray[Any]) -> Table:
+    """One array a column of a structured array; ValueError where there are no columns, or none that a table takes."""
     if array.dtype.names is None or array.ndim != 1:
         raise ValueError(f"an array of {array.dtype} and shape {array.shape}, not rows with named columns")
-    return {name: np.ascontiguousarray(array[name]) for name in array.dtype.names}, {}
+    return {name: _number_or_text(array[name], name) for name in array.dtype.names}
+
+
+def _number_or_text(column: NDArray[Any], name: str) -> NDArray[Any]:
+    kind = column.dtype.kind
+    if kind == "S":  # ClearMap's names of regions; a letter that is no UTF-8 is no reason to refuse the positions
+        column = np.char.decode(column, "utf-8", "replace")
+    elif kind in "mM":
+        column = column.astype(str)
+    elif kind == "f" and column.dtype.itemsize not in (4, 8):
+        column = column.astype(np.float32 if column.dtype.itemsize < 4 else np.float64)
+    elif kind not in "biufU" or column.ndim != 1:
+        raise ValueError(f"column {name!r} holds {column.dtype} of shape {column.shape[1:]}; leave that column out")
+    return np.ascontiguousarray(column)
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, str]:

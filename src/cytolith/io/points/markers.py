@@ -32,8 +32,8 @@ def read_markers(path: Path, marker_type: int | None = None) -> NDArray[np.float
     path
         File that cellfinder or Cell Counter wrote.
     marker_type
-        Take the markers of this type. Default: of a file of cellfinder those of type 2, which are its cells, or of the
-        only type it has; of a file of Cell Counter all.
+        Take the markers of this type. Default: of a file of cellfinder those of type 2, which are its cells, also when
+        there are none of them; where it does not name that type, all; of a file of Cell Counter all.
 
     Raises
     ------
@@ -49,6 +49,11 @@ def read_markers(path: Path, marker_type: int | None = None) -> NDArray[np.float
     A document type is refused, because entities are defined there: nothing can be expanded, and no other file is read.
     The file is read as a stream; memory holds the positions alone.
     """
+    return take_markers(path, marker_type)[0]
+
+
+def take_markers(path: Path, marker_type: int | None = None) -> tuple[NDArray[np.float64], list[str]]:
+    """As `read_markers`, with notes on what was taken where the file does not say which of its markers are cells."""
     found = _Markers(path)
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -65,7 +70,7 @@ def read_markers(path: Path, marker_type: int | None = None) -> NDArray[np.float
         raise VolumeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except expat.ExpatError as error:
         raise VolumeError(f"{path}: is no whole XML: {error}") from None
-    return found.points(marker_type)
+    return found.taken(marker_type)
 
 
 class _Markers:
@@ -132,8 +137,9 @@ class _Markers:
     def _wrong(self, what: str) -> VolumeError:
         return VolumeError(f"{self._path}: line {self.parser.CurrentLineNumber}: {what}")
 
-    def points(self, marker_type: int | None) -> NDArray[np.float64]:
+    def taken(self, marker_type: int | None) -> tuple[NDArray[np.float64], list[str]]:
         of_cellfinder = self._image == _NO_IMAGE
+        notes = []
         filled = [kind for kind, values in self._types.items() if values]
         if marker_type is not None:
             if marker_type not in self._types:
@@ -142,13 +148,17 @@ class _Markers:
                 )
                 raise VolumeError(f"{self._path}: has no markers of type {marker_type}; its types: {held}")
             filled = [marker_type]
-        elif of_cellfinder and len(filled) > 1:
+        elif of_cellfinder and CELL_TYPE in self._types:
             filled = [CELL_TYPE]
+        elif of_cellfinder and filled:
+            types = f"type{'s' if len(filled) > 1 else ''} {' and '.join(map(str, sorted(filled)))}"
+            meaning = f"for cellfinder {CELL_TYPE} is a cell, 1 a candidate that it rejected or did not classify"
+            notes = [f"no type {CELL_TYPE}; took {types} ({meaning})"]
         parts = [np.frombuffer(self._types[kind], np.float64) for kind in filled if self._types.get(kind)]
         points = np.concatenate([np.empty(0), *parts]).reshape(-1, 3)
         if not of_cellfinder:
             points[:, 0] -= 1
-        return points
+        return points, notes
 
 
 _LEAVES = frozenset({"Image_Filename", "Type", "MarkerX", "MarkerY", "MarkerZ"})

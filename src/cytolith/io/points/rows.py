@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 from cytolith.axes import AXES, VoxelSize
 from cytolith.errors import VolumeError
-from cytolith.io.table_writer import Table, count_rows, for_suffix
-from cytolith.io.tables import columns_of, metadata_of, points_of, position_columns, read_table, voxel_size_of
+from cytolith.io.table_writer import Table, count_rows
+from cytolith.io.tables import (
+    columns_of,
+    columns_of_rows,
+    known_for,
+    metadata_of,
+    points_of,
+    position_columns,
+    read_table,
+    voxel_size_of,
+)
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a part."""
@@ -145,7 +154,7 @@ def _look(column: NDArray[Any]) -> Column:
 def _tables(path: Path, metadata: dict[str, str] | None = None) -> Iterator[Table]:
     """Parts of a table; its metadata is added to what is given."""
     notes: dict[str, str] = {} if metadata is None else metadata
-    parts = for_suffix(path, _PARTS, VolumeError)
+    parts = known_for(path, _PARTS)
     try:
         yield from parts(path, notes)
     except FileNotFoundError:
@@ -168,11 +177,10 @@ def _parquet(path: Path, metadata: dict[str, str]) -> Iterator[Table]:
 
 def _npy(path: Path, _: dict[str, str]) -> Iterator[Table]:
     array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size else np.load(path)
-    if array.dtype.names is None or array.ndim != 1:
-        raise ValueError(f"an array of {array.dtype} and shape {array.shape}, not rows with named columns")
+    if array.ndim != 1:
+        columns_of_rows(array)  # says what is wrong; an array without axes has no length
     for start in range(0, max(len(array), 1), ROWS_AT_ONCE):
-        part = array[start : start + ROWS_AT_ONCE]
-        yield {name: np.ascontiguousarray(part[name]) for name in array.dtype.names}
+        yield columns_of_rows(array[start : start + ROWS_AT_ONCE])
 
 
 def _csv(path: Path, _: dict[str, str]) -> Iterator[Table]:
