@@ -54,8 +54,9 @@ def density(
 
     from cytolith.atlas.density import write_density_map
     from cytolith.atlas.positions import cells_of
+    from cytolith.io.files import same_place
 
-    if table.resolve() == output.resolve():
+    if same_place(table, output):
         raise ConfigError(f"--output {output}: is the table; give another file")
     done = write_density_map(
         cells_of(table, voxel_size=volume_edges),

@@ -57,6 +57,7 @@ def regions(
 
     from cytolith.atlas.positions import cells_of
     from cytolith.atlas.regions import UNKNOWN, mismatch, placed, region_table
+    from cytolith.io.files import same_place
     from cytolith.io.label_volume import label_volume
     from cytolith.io.structures import read_structures
     from cytolith.io.tables import write_table
@@ -64,7 +65,7 @@ def regions(
     if output is not None:
         if output.suffix.lower() not in (".csv", ".parquet"):
             raise ConfigError(f"--output {output}: give a file that ends in .csv or .parquet")
-        if output.resolve() in {path.resolve() for path in (table, names, Path(annotation)) if path is not None}:
+        if any(path is not None and same_place(path, output) for path in (table, names, Path(annotation))):
             raise ConfigError(f"--output {output}: is an input; give another file")
         if output.exists() and not overwrite:
             raise OutputError(f"{output}: exists; give another file, or --overwrite to replace it")

@@ -46,6 +46,7 @@ from cytolith.compat.clearmap_parameters import (
 from cytolith.compat.clearmap_run import run
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError
+from cytolith.io.files import same_place
 from cytolith.kernels.maxima import detect_maxima as local_maxima
 
 __all__ = [
@@ -327,7 +328,7 @@ def filter_cells(source: Any, sink: Any, thresholds: Mapping[str, Any]) -> Any:
     if not isinstance(thresholds, Mapping):
         raise ConfigError(f"thresholds: a {type(thresholds).__name__} given; a dict of limits by column is needed")
     table = read_table(source)
-    if path is not None and isinstance(source, (str, PathLike)) and Path(source).expanduser().resolve() == path:
+    if path is not None and isinstance(source, (str, PathLike)) and same_place(Path(source).expanduser(), path):
         raise ConfigError(f"sink {sink} is the source; give another path")
     kept = np.ones(len(table), bool)
     for name, limits in thresholds.items():
