@@ -37,7 +37,7 @@ def call(*arguments, cwd=None, env=None, fresh=False):
     With `fresh` its process is one that has loaded nothing.
     """
     arguments = [str(each) for each in arguments]
-    if fresh or not hasattr(os, "fork"):
+    if fresh or sys.platform != "linux":  # the libraries of Apple do not stand a fork
         command = [sys.executable, "-m", "cytolith", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=cwd, env=env)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from windows_on_linux import KILLED, commands, contents, ended, python, wait_for_blocks
 
+from cytolith.axes import full_region
 from cytolith.cells.build import read_toml, to_toml
 from cytolith.cells.config import CellsConfig
 from cytolith.engine import machine
@@ -22,6 +24,7 @@ from cytolith.errors import OutputError
 from cytolith.io import files
 from cytolith.io.files import output_error, patiently, write_at, write_text
 from cytolith.io.flat_sink import FlatSink
+from cytolith.io.record import read_record, write_record
 from cytolith.io.row_file import RowFile
 from cytolith.io.sink import create_sink
 from cytolith.testing.fracture_phantom import write_fracture_sample
@@ -115,6 +118,10 @@ from cytolith.engine import machine
 assert machine.default_workers() == os.cpu_count()
 assert 2**28 < machine.default_memory() <= windows.memory_bytes() // 2
 assert machine.peak_bytes() >= 2**20
+with a.open("rb+") as file:
+    assert windows.make_sparse(file.fileno())
+null = os.open(os.devnull, os.O_WRONLY)
+assert not windows.make_sparse(null)
 print("all refused", flush=True)
 lock.os.kill(own, 0)
 """
@@ -341,11 +348,33 @@ def test_volumes_without_positioned_calls_in_many_threads(tmp_path, no_places, p
     np.testing.assert_array_equal(np.load(path) if suffix == ".npy" else tifffile.imread(path), image)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_volumes_have_holes_on_windows(tmp_path, monkeypatch, phantom, suffix):
+    """Nothing but the last byte is written before the voxels, and the file was told to have holes before."""
+    told = []
+    monkeypatch.setattr(files, "make_sparse", lambda descriptor: told.append(os.fstat(descriptor).st_size))
+    with monkeypatch.context() as windows:
+        windows.setattr(files, "sys", SimpleNamespace(platform="win32"))
+        sink = create_sink(tmp_path / f"v{suffix}", phantom.shape, phantom.dtype, phantom.shape)
+    assert told == [0]
+    assert not sink.read(full_region(phantom.shape)).any()
+    sink.write(full_region(phantom.shape), phantom)
+    sink.close()
+    with create_sink(tmp_path / f"w{suffix}", phantom.shape, phantom.dtype, phantom.shape) as sink:
+        sink.write(full_region(phantom.shape), phantom)
+    assert len(told) == 1
+    assert (tmp_path / f"v{suffix}").read_bytes() == (tmp_path / f"w{suffix}").read_bytes()
+
+
 def test_no_call_moves_as_much_as_macos_refuses(tmp_path, monkeypatch):
     """macOS refuses calls of 2 GiB; Linux moves a part of them."""
     sizes = []
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: sizes.append(len(data)) or len(data))
-    monkeypatch.setattr(os, "preadv", lambda descriptor, into, place: sizes.append(len(into[0])) or len(into[0]))
+    calls = {
+        "pwrite": lambda descriptor, data, place: sizes.append(len(data)) or len(data),
+        "preadv": lambda descriptor, into, place: sizes.append(len(into[0])) or len(into[0]),
+    }
+    for name, call in calls.items():
+        monkeypatch.setattr(os, name, call, raising=False)
 
     class Huge:
         """Bytes that are not there: only how many is looked at."""
@@ -403,6 +432,43 @@ def test_what_a_scanner_has_open_is_waited_for(tmp_path, monkeypatch, refusals):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_chunks_and_records_that_a_scanner_has_open_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_PAUSES", (0.001,) * 4)
+    refused, replace, read_bytes = [], Path.replace, Path.read_bytes
+
+    def busy(call, path, *given):
+        if path not in refused:
+            refused.append(path)
+            raise PermissionError(errno.EACCES, "Access is denied.")
+        return call(*given)
+
+    image = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    with create_sink(tmp_path / "v.zarr", image.shape, image.dtype, (2, 5, 6)) as sink:
+        monkeypatch.setattr(Path, "replace", lambda self, target: busy(replace, target, self, target))
+        for z in (0, 2):
+            region = slice(z, z + 2), slice(0, 5), slice(0, 6)
+            sink.write(region, image[region])
+    assert len(refused) == 3, "two chunks, and the volume"
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "v.zarr" / "0", mode="r")[:], image)
+    write_record(tmp_path / "a", {}, {"block": 7})
+    refused.clear()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: busy(read_bytes, self, self))
+    assert read_record(tmp_path / "a").info == {"block": 7}
+    assert refused == [tmp_path / "a"]
+
+
+def test_macos_is_asked_to_empty_the_memory_of_the_disk(tmp_path, monkeypatch):
+    asked = []
+    fcntl = SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda descriptor, what: asked.append(what))
+    monkeypatch.setitem(sys.modules, "fcntl", fcntl)
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="darwin"))
+    write_text(tmp_path / "a", "a")
+    assert asked == [51]
+    fcntl.fcntl = lambda descriptor, what: os.close(-1)  # a share that does not know it
+    write_text(tmp_path / "a", "b")
+    assert (tmp_path / "a").read_text() == "b"
+
+
 def test_other_errors_are_not_waited_for(monkeypatch):
     monkeypatch.setattr(files, "_PAUSES", (60.0,))
     with pytest.raises(FileNotFoundError):
@@ -416,12 +482,23 @@ def test_a_file_that_another_program_has_open_is_said():
     assert said == "cells.csv: cannot be written: another program has it open; close it there, and run again"
 
 
+def test_a_path_that_windows_may_find_too_long(monkeypatch):
+    gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    deep = Path("/", *["a folder with a name"] * 9, "a.npy")
+    assert str(output_error(deep, gone)).endswith("a.npy: cannot be written: No such file or directory")
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="win32"))
+    said = "a.npy: cannot be written: the path may be too long for Windows; choose a shorter one"
+    assert str(output_error(deep, gone)).endswith(said)
+    assert str(output_error(Path("/a.npy"), gone)) == "/a.npy: cannot be written: No such file or directory"
+
+
 def test_texts_have_the_same_bytes_everywhere(tmp_path):
     """Python would write CRLF on Windows, and refuse names of files that are no UTF-8."""
     write_text(tmp_path / "a", "a\nµ\udcff\n")
     assert (tmp_path / "a").read_bytes() == b"a\n\xc2\xb5\xff\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="replaces a call that only POSIX has")
 def test_a_machine_that_says_nothing_of_its_memory(monkeypatch, tmp_path):
     def unknown(name):
         raise ValueError("unrecognized configuration name")
@@ -431,6 +508,7 @@ def test_a_machine_that_says_nothing_of_its_memory(monkeypatch, tmp_path):
     assert machine.default_memory() == 4 * 2**30
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them, and names that are any bytes")
 def test_groups_of_any_name_limit_memory(tmp_path):
     (tmp_path / "cgroup").write_bytes(b"0::/J\xc3\xb6b\xff\n")
     limit = tmp_path / "root" / os.fsdecode(b"J\xc3\xb6b\xff") / "memory.max"

@@ -17,9 +17,12 @@ from windows_on_linux import KILLED, commands, contents, ended, python
 
 import cytolith.engine.run as engine
 from cytolith import convert_volume, run_fracture
+from cytolith.cells.build import build_config
+from cytolith.cells.run import run_cells
+from cytolith.cells.run_folder import refuse_folder
 from cytolith.engine.executors import open_pool
 from cytolith.engine.grid import Plan, tile
-from cytolith.errors import OutputError
+from cytolith.errors import ConfigError, OutputError
 from cytolith.io.files import same_place
 from cytolith.io.points.export import export_table
 from cytolith.testing.phantoms import cells_phantom
@@ -92,10 +95,16 @@ def test_names_travel_as_the_bytes_that_they_are(tmp_path, variables):
 # --- paths that are one --------------------------------------------------------------------------------------------
 
 
+def also_called(path, name):
+    """Give a file another name, as macOS and Windows do without being asked where it differs in case only."""
+    if not path.with_name(name).exists():
+        os.link(path, path.with_name(name))
+
+
 def test_two_names_of_one_file_are_one_place(tmp_path):
     (tmp_path / "Brain.npy").write_bytes(b"1")
     (tmp_path / "other.npy").write_bytes(b"1")
-    os.link(tmp_path / "Brain.npy", tmp_path / "brain.NPY")  # what macOS and Windows have without being asked
+    also_called(tmp_path / "Brain.npy", "brain.NPY")
     assert same_place(tmp_path / "Brain.npy", tmp_path / "brain.NPY")
     assert not same_place(tmp_path / "Brain.npy", tmp_path / "other.npy")
     assert same_place(tmp_path / "none", tmp_path / "x" / ".." / "none")
@@ -105,15 +114,20 @@ def test_two_names_of_one_file_are_one_place(tmp_path):
 def test_an_input_is_not_replaced_under_another_name(tmp_path):
     image = np.zeros((5, 6, 7), np.uint8)
     np.save(tmp_path / "Brain.npy", image)
-    os.link(tmp_path / "Brain.npy", tmp_path / "brain.NPY.npy")
+    also_called(tmp_path / "Brain.npy", "brain.NPY.npy")
     with pytest.raises(OutputError, match="is, or holds, the input"):
         convert_volume(tmp_path / "Brain.npy", tmp_path / "brain.NPY.npy", region="0:2,:,:", overwrite=True)
     with pytest.raises(OutputError, match="is the input"):
         run_fracture(tmp_path / "Brain.npy", tmp_path, n=1, stack_name="brain.NPY.npy", force=True)
     (tmp_path / "cells.csv").write_text("z,y,x\n1,2,3\n", encoding="utf-8", newline="\n")
-    os.link(tmp_path / "cells.csv", tmp_path / "Cells.csv")
+    also_called(tmp_path / "cells.csv", "Cells.csv")
     with pytest.raises(OutputError, match="is the table itself"):
         export_table(tmp_path / "cells.csv", tmp_path / "Cells.csv", overwrite=True)
+    save = build_config(("", {"smoothing": {"save": str(tmp_path / "brain.NPY.npy")}}))
+    with pytest.raises(ConfigError, match=r"smoothing\.save: .* is the input"):
+        run_cells(tmp_path / "Brain.npy", tmp_path / "out", save, voxel_size=(1, 1, 1), overwrite=True)
+    with pytest.raises(OutputError, match="is the input; give another folder"):
+        refuse_folder(tmp_path / "brain.NPY.npy", tmp_path / "Brain.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "Brain.npy"), image)
 
 
@@ -178,7 +192,8 @@ def test_texts_name_their_encoding_and_their_ends_of_lines(path):
 TESTS = Path(__file__).parent
 ONLY_POSIX = re.compile(
     r"killpg|SIGKILL|SIGINT|SIGTERM|send_signal|os\.fork|geteuid|start_new_session|\bbash\b|mkfifo|import fcntl"
-    r"|st_blocks\b(?!\()|KillOnce|KILLER|os, \"p(?:write|readv)\"|/proc|/dev/"
+    r"|st_blocks\b(?!\()|KillOnce|KILLER|STARTER|os, \"p(?:write|readv)\"|os\.uname|/proc|/dev/"
+    r"|\"HOME\"(?![\s\S]*USERPROFILE)"
 )
 """What gives away in the source of a test that it is none for Windows."""
 

@@ -158,6 +158,21 @@ def test_a_bad_file_is_named(tmp_path):
         read_toml(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_files_as_editors_and_shells_of_windows_write_them(tmp_path, encoding):
+    text = 'input = "Fötus 脳.npy"\n[smoothing]\nsigma = 3\n'.replace("\n", "\r\n")
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    (tmp_path / "config.toml").write_bytes((mark + text).encode(encoding))
+    assert read_toml(tmp_path / "config.toml") == ({"smoothing": {"sigma": 3}}, {"input": "Fötus 脳.npy"})
+
+
+@pytest.mark.parametrize("data", [b"a = '\xff'", b"\xff\xfea"])
+def test_files_that_are_no_text(tmp_path, data):
+    (tmp_path / "config.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"config\.toml: cannot be read as text"):
+        read_toml(tmp_path / "config.toml")
+
+
 def test_every_field_explains_itself():
     for name in STEPS:
         for field, info in step_model(name).model_fields.items():

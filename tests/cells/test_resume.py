@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ def stopped(planes, output, count=7, **options):
     """A run that was interrupted after some blocks."""
     with pytest.raises(KeyboardInterrupt):
         run(planes, output, listener=after(count), **options)
+    for thread in threading.enumerate():  # an interrupt does not wait for them, and they may still finish a block
+        if thread.name.startswith("block"):
+            thread.join(30)
     return sorted((output / "blocks").glob("*.block"))
 
 
@@ -284,7 +288,7 @@ def test_two_runs_in_one_folder_and_a_lock_that_was_left(planes, tmp_path, undis
     out = tmp_path / "out"
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue()
-    other = spawn.Process(target=hold, args=(planes, out, queue))
+    other = spawn.Process(target=hold, args=(planes, out, queue), daemon=True)  # or a failed test waits for it
     other.start()
     assert queue.get(timeout=60) == "at work"
     with pytest.raises(OutputError, match=f"process {other.pid}"):

@@ -288,7 +288,8 @@ def test_a_bad_plane_is_named_the_others_are_done_and_the_rest_when_it_is_replac
         done = call(*command, "-o", "out", cwd=tmp_path)
         assert done.returncode == 1
         line = done.stderr.splitlines()[-1]
-        assert re.search(r"cytolith: (1 of 8 blocks|the block) failed; planes 20 to 24: planes/z20\.tif", line), line
+        said = r"cytolith: (1 of 8 blocks|the block) failed; planes 20 to 24: planes[/\\]z20\.tif"
+        assert re.search(said, line), line
         assert "Traceback" not in done.stderr
     paths[20].write_bytes(good)
     again = call(*command, "-o", "out", "-v", cwd=tmp_path)

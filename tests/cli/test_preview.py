@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 import sys
 from functools import partial
@@ -34,7 +35,8 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     image, _ = cells_phantom((24, 140, 150), seed=8)
-    path = tmp_path_factory.mktemp("preview") / "<b>Gehirn & más.npy"
+    name = "Gehirn & más.npy" if os.name == "nt" else "<b>Gehirn & más.npy"
+    path = tmp_path_factory.mktemp("preview") / name
     np.save(path, image)
     return path
 

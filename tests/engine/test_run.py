@@ -307,6 +307,23 @@ def test_a_run_in_which_every_block_fails_stops_early():
     assert len(ran) < 10
 
 
+def test_a_bad_part_of_the_volume_does_not_end_a_run_whose_other_worker_is_at_its_first_block():
+    bad = threading.Event()
+
+    def task(block, ahead, given):
+        if block.index < 5:
+            if block.index == 4:
+                bad.set()
+            raise OurError("a bad plane")
+        assert bad.wait(10)
+        time.sleep(0.1)
+
+    events = []
+    with ThreadPool(2) as pool, pytest.raises(BlocksFailedError, match="5 of 20 blocks failed"):
+        list(run_blocks(task, plan_of(20), pool, policy=Policy(1, finish_others=True), listener=events.append))
+    assert sorted(e.block.index for e in events if isinstance(e, BlockDone)) == list(range(5, 20))
+
+
 @pytest.mark.parametrize("kind", [ConfigError, OutputError, WorkerError])
 def test_what_every_block_would_meet_ends_the_run_at_once(kind):
     ran = []

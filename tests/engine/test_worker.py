@@ -1,6 +1,7 @@
 """What travels to a worker and comes back: tasks, versions, errors."""
 
 import os
+import platform
 import threading
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_task_whose_code_is_not_there_is_said_so():
 
 def test_a_path_that_a_worker_does_not_find_names_the_worker_and_the_fix(tmp_path):
     away = tmp_path / "away.tif"
-    seen = f"seen by the worker on {os.uname().nodename}, process {os.getpid()}"
+    seen = f"seen by the worker on {platform.node()}, process {os.getpid()}"
     failure = outcome_of(Open(away)).failure
     assert type(failure.error) is VolumeError
     assert not failure.fatal

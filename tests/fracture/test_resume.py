@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def rock(shape=(20, 13, 17), seed=3):
     image[:, 5:8] = 1
     image[rng.random(shape) < 0.05] = 0
     return image
+
+
+@pytest.fixture(autouse=True)
+def one_start_of_the_machine(monkeypatch):
+    """Only Linux says which one it is."""
+    for module in ("unfinished", "preparation"):
+        monkeypatch.setattr(f"cytolith.fracture.{module}.boot", lambda: "this")
 
 
 @pytest.fixture
@@ -212,7 +220,7 @@ def test_a_damaged_checkpoint_is_said_and_done_again(planes, tmp_path, caplog, h
         data = (tmp_path / "other" / SCRATCH / folder / "0000001.block").read_bytes()
     path.write_bytes(data)
     again = run(planes, out)
-    assert f"{folder}/0000001.block" in caplog.text
+    assert str(Path(folder, "0000001.block")) in caplog.text
     assert "its block is done again" in caplog.text
     redone = [1] if folder == "pass1" else []
     assert again.todo == {"clusters": redone, "results": [1, 3, 4] if folder == "pass2" else [3, 4]}
@@ -301,7 +309,7 @@ def test_a_disk_that_is_full_keeps_what_is_finished(planes, tmp_path, monkeypatc
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(FlatSink, "_write", full)
-        with pytest.raises(OutputError, match=r"out/planes-processed\.tif: cannot be written: the disk is full"):
+        with pytest.raises(OutputError, match=r"out[/\\]planes-processed\.tif: cannot be written: the disk is full"):
             run(planes, out)
     assert run(planes, out).todo == {"clusters": [], "results": [2, 3, 4]}
     run(planes, tmp_path / "whole")

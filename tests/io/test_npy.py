@@ -59,6 +59,18 @@ def test_truncated(tmp_path):
         open_volume(path)
 
 
+def test_truncated_as_windows_says_it(tmp_path, monkeypatch):
+    def refuse(*given, **options):
+        error = OSError(22, "Not enough memory resources are available to process this command")
+        error.winerror = 8
+        raise error
+
+    np.save(tmp_path / "a.npy", np.zeros(SHAPE, "uint16"))
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    with pytest.raises(VolumeError, match=r"a\.npy is cut off; copy or export it again$"):
+        open_volume(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize(
     ("array", "text"),
     [

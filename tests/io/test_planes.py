@@ -41,5 +41,5 @@ def test_a_volume_is_no_plane(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(OutputError, match=r"no/a\.tif"):
+    with pytest.raises(OutputError, match=r"no[/\\]a\.tif"):
         write_plane(tmp_path / "no" / "a.tif", np.zeros((3, 4)))

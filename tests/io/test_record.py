@@ -113,12 +113,13 @@ def test_missing_and_unreadable(tmp_path):
         read_record(tmp_path / "b")
     assert isinstance(caught.value, CytolithError)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
-    with pytest.raises(RecordError, match="cannot be read: Is a directory"):
+    with pytest.raises(RecordError, match=r"cannot be read: (Is a directory|Permission denied)"):
         read_record(tmp_path)
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.zeros(2, complex), np.array([object()]), np.zeros(1, "M8[s]"),
-                                   np.zeros(2, np.longdouble), np.zeros(2, [("a", "u1")])])  # fmt: skip
+                                   *([np.zeros(2, np.longdouble)] if np.longdouble().itemsize > 8 else []),
+                                   np.zeros(2, [("a", "u1")])])  # fmt: skip
 def test_dtypes_that_have_no_place(tmp_path, array):
     with pytest.raises(ValueError, match="array 'a' holds"):
         write_record(tmp_path / "a", {"a": array}, {})

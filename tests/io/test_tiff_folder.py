@@ -1,6 +1,9 @@
 """Folders, patterns and lists of single-plane TIFF files: order of names, channels, gaps, bad planes."""
 
+import os
+import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +97,15 @@ def test_folders_without_planes_say_what_is_there(tmp_path, names, text):
 def test_pattern_without_match(tmp_path):
     with pytest.raises(VolumeError, match=r"z\*\.tif: no TIFF file there, found nothing"):
         open_volume(tmp_path / "z*.tif")
+
+
+def test_planes_on_two_drives_travel(tmp_path, monkeypatch):
+    first, second = (write(tmp_path / name, "z.tif", start=number) for number, name in enumerate(("c", "d")))
+    volume = open_volume([first / "z.tif", second / "z.tif"])
+    with monkeypatch.context() as windows:  # where drives have no folder in common
+        windows.setattr(os.path, "splitdrive", lambda path: (str(Path(path).parent), Path(path).name))
+        text = pickle.dumps(volume)
+    assert planes(pickle.loads(text)) == planes(volume) == [0, 1]
 
 
 def test_lists_of_paths_keep_their_order_and_are_not_judged_by_name(tmp_path):

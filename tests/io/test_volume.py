@@ -252,7 +252,8 @@ def test_missing_paths(tmp_path):
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
     np.save(tmp_path / "a.npy", ramp("uint8"))
     assert open_volume("~/a.npy").shape == SHAPE
     assert open_volume(Path("~/a.npy")).shape == SHAPE

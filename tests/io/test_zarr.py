@@ -200,7 +200,7 @@ def test_groups_of_several_arrays(tmp_path):
     assert open_volume(tmp_path / "a.zarr", dataset="inner/image").voxel_size == (5.0, 2.0, 2.5)
     with pytest.raises(VolumeError, match=r"dataset='row' is not in .*, which holds inner \(group\), mask"):
         open_volume(tmp_path / "a.zarr", dataset="row")
-    with pytest.raises(VolumeError, match=r"a\.zarr/row: nothing of that name in .*a\.zarr, which holds inner"):
+    with pytest.raises(VolumeError, match=r"a\.zarr[/\\]row: nothing of that name in .*a\.zarr, which holds inner"):
         open_volume(tmp_path / "a.zarr" / "row")
 
 

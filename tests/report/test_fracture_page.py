@@ -1,6 +1,8 @@
 """The page of a fracture run: maps read back, what was filled in, and what it does with files that are gone."""
 
+import html
 import json
+import os
 import shutil
 
 import numpy as np
@@ -78,7 +80,7 @@ def test_the_page_shows_the_numbers_of_the_summary(fracture_run, fracture_report
 
 
 def test_files_that_are_gone_are_named(fracture_run, tmp_path):
-    run = tmp_path / "möved <b>"
+    run = tmp_path / ("möved & b" if os.name == "nt" else "möved <b>")
     shutil.copytree(fracture_run, run)
     stack = next(run.glob("*-processed.tif"))
     stack.unlink()
@@ -87,7 +89,7 @@ def test_files_that_are_gone_are_named(fracture_run, tmp_path):
     summary["outputs"] = {name: path.replace(str(fracture_run), gone) for name, path in summary["outputs"].items()}
     (run / "summary.json").write_text(json.dumps(summary))
     text = write_report(run).read_text(encoding="utf-8")
-    assert "möved &lt;b&gt;" in text
+    assert html.escape(run.name) in text
     assert "which are not marked" in text or summary["offset"]["removed_share"] == 0
     next(run.glob("*-offset-map.txt")).unlink()
     (run / "clusters.csv").unlink()

@@ -15,6 +15,7 @@ import io
 import os
 import resource
 import signal
+import stat
 import struct
 import sys
 import types
@@ -151,7 +152,12 @@ def locking(descriptor, mode, count):
         raise PermissionError(13, "Permission denied") from None
 
 
-MSVCRT = types.SimpleNamespace(locking=locking, LK_UNLCK=0, LK_LOCK=1, LK_NBLCK=2)
+def get_osfhandle(descriptor):
+    os.fstat(descriptor)
+    return Kernel32.HANDLES + descriptor
+
+
+MSVCRT = types.SimpleNamespace(locking=locking, get_osfhandle=get_osfhandle, LK_UNLCK=0, LK_LOCK=1, LK_NBLCK=2)
 
 
 class Function:
@@ -178,7 +184,7 @@ class Kernel32:
         assert (name, use_last_error) == ("kernel32", True)
         calls = (
             "OpenProcess", "CloseHandle", "WaitForSingleObject", "GetProcessTimes", "GetCurrentProcess",
-            "K32GetProcessMemoryInfo", "GlobalMemoryStatusEx",
+            "K32GetProcessMemoryInfo", "GlobalMemoryStatusEx", "DeviceIoControl",
         )  # fmt: skip
         for each in calls:
             setattr(self, each, Function(getattr(self, f"_{each}")))
@@ -225,6 +231,11 @@ class Kernel32:
         assert memory._obj.length == ctypes.sizeof(memory._obj) == 64
         memory._obj.total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return 1
+
+    def _DeviceIoControl(self, handle, what, given, size, room, room_size, moved, overlapped):
+        assert (what, given, size, room, room_size, overlapped) == (0x900C4, None, 0, None, 0, None)
+        assert isinstance(moved._obj, ctypes.c_uint32), "needed where nothing overlaps"
+        return int(stat.S_ISREG(os.fstat(handle - self.HANDLES).st_mode))
 
 
 class Without(types.ModuleType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,10 @@ def _where(origin: str) -> str:
 def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Steps and run keys (`RUN_KEYS`) of a TOML file; ConfigError names the file and what is wrong with it."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        # Notepad writes a mark in front of UTF-8, and > of PowerShell UTF-16 with one.
+        text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+        document = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; write one with --print-config") from None
     except (OSError, UnicodeDecodeError) as error:

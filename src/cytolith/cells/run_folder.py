@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 from cytolith.errors import OutputError
+from cytolith.io.files import same_place
 
 FILES = ("cells.parquet", "cells.csv", "config.toml", "run.json", "run.log")
 """What a finished run has in its folder."""
@@ -18,7 +19,7 @@ log = logging.getLogger("cytolith")
 
 def refuse_folder(output: Path, source: str | Path) -> None:
     """Refuse a folder that cannot be one for results; OutputError."""
-    if output.resolve() == Path(source).resolve():
+    if same_place(output, Path(source)):
         raise OutputError(f"{output}: is the input; give another folder for the results")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give a folder for the results")

@@ -17,6 +17,7 @@ from cytolith.cells.images import image_dtypes
 from cytolith.cells.owners import Voxels, join_voxels, places
 from cytolith.engine.grid import Block, Plan
 from cytolith.errors import ConfigError, OutputError
+from cytolith.io.files import same_place
 from cytolith.io.sink import Sink, create_sink
 from cytolith.io.volume import Volume
 
@@ -41,9 +42,14 @@ def refuse_clashes(config: CellsConfig, source: str) -> None:
             continue
         path = Path(save).resolve()
         for other, what in taken.items():
-            if path == other or path in other.parents or (other in path.parents and other.suffix == ".zarr"):
+            if _lies_in(other, path) or (other.suffix == ".zarr" and _lies_in(path, other)):
                 raise ConfigError(f"{name}.save: {save} is {what} or lies in it; give another path")
         taken[path] = f"what {name} saves"
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is another or lies below it."""
+    return any(each == folder or same_place(each, folder) for each in (path, *path.parents))
 
 
 class Saves:

@@ -74,7 +74,7 @@ def main(tokens: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that the terminal's encoding lacks are no failure
             stream.reconfigure(errors="backslashreplace")
-    # what batch systems send, and Windows when its window is closed: clean up as after Ctrl-C
+    # what batch systems send, and Ctrl-Break: clean up as after Ctrl-C (a closed window of Windows leaves no time to)
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _terminated)

@@ -182,6 +182,7 @@ class _Loop(Generic[R]):
         self._taken = 0  # results that were given out
         self._failed: list[FailedBlock] = []
         self._succeeded = len(blocks) < len(plan.blocks)  # of a run that goes on some did before
+        self._first: set[int] = set()  # as many blocks as there are workers, those that were begun first
 
     def run(self) -> Iterator[tuple[Block, R]]:
         try:
@@ -215,6 +216,8 @@ class _Loop(Generic[R]):
             if ahead is not None:
                 self._next[slot] = ahead
             self._tries[block.index] += 1
+            if len(self._first) < self._workers:
+                self._first.add(block.index)
             self._listener(BlockStarted(block))
             try:
                 future = slot.submit(self._call, block, ahead, self._given(block))
@@ -326,5 +329,8 @@ class _Loop(Generic[R]):
             raise failure.error
         self._listener(Failed(block, failure.message))
         self._failed.append(FailedBlock(block, failure))
-        if not self._succeeded and len(self._failed) >= max(4, 2 * self._workers):
-            raise BlocksFailedError(self._failed, len(self._blocks))  # every block meets it: the rest would too
+        # Many failed and none did not: every block meets it, and the rest would too. Unless they are of one part of the
+        # volume, and another worker is still at its first block.
+        hopeless = not self._succeeded and self._first <= {each.block.index for each in self._failed}
+        if hopeless and len(self._failed) >= max(4, 2 * self._workers):
+            raise BlocksFailedError(self._failed, len(self._blocks))

@@ -8,11 +8,12 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from cytolith.errors import OutputError
+from cytolith.io.windows import make_sparse
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ BINARY: int = getattr(os, "O_BINARY", 0)
 _AT_ONCE = 1 << 30  # Linux moves less than 2 GiB in a call, macOS refuses a call that would move more
 _PAUSES: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0) if sys.platform == "win32" else ()
 _DENIED, _IN_USE = 5, 32  # errors of Windows
+_LONG_PATH = 160  # letters; 259 are allowed in all, and what is written aside and in folders adds to them
 
 
 @contextmanager
@@ -54,7 +56,10 @@ def written_aside(path: Path, *, unique: bool = False) -> Iterator[Path]:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """What the system raised on writing a file, as one line; says so when the disk is full."""
-    return OutputError(f"{path}: cannot be written: {reason_of(error)}")
+    reason = reason_of(error)
+    if sys.platform == "win32" and isinstance(error, FileNotFoundError) and len(str(path.absolute())) > _LONG_PATH:
+        reason = "the path may be too long for Windows; choose a shorter one"
+    return OutputError(f"{path}: cannot be written: {reason}")
 
 
 def reason_of(error: OSError) -> str:
@@ -113,10 +118,29 @@ def patiently(call: Callable[[], T]) -> T:
     return call()
 
 
+def allow_holes(descriptor: int) -> None:
+    """Let a file that was made have parts that were never written, and take no room; files of POSIX have them anyway.
+
+    Without it Windows fills with zeros what lies in front of the first byte that is written.
+    """
+    if sys.platform == "win32":
+        make_sparse(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Bring a file that is open to the disk, on macOS to more than the memory of the disk as well."""
+    os.fsync(descriptor)
+    if sys.platform == "darwin":
+        import fcntl
+
+        with suppress(OSError):  # shares and some disks do not know it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+
+
 def flush(path: Path) -> None:
     """Bring a file that was written to the disk."""
     with path.open("rb+") as written:
-        os.fsync(written.fileno())
+        sync(written.fileno())
 
 
 def flush_folder(folder: Path) -> None:
@@ -124,7 +148,7 @@ def flush_folder(folder: Path) -> None:
     if sys.platform != "win32":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
 

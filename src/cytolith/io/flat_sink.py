@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.axes import Region
-from cytolith.io.files import BINARY, write_at
+from cytolith.io.files import BINARY, allow_holes, sync, write_at
 from cytolith.io.sink import Sink
 
 
@@ -71,12 +71,12 @@ class FlatSink(Sink):
     def _flush(self, region: Region) -> None:  # noqa: ARG002 (the system knows whole files only)
         descriptor = os.open(self._partial, os.O_WRONLY | BINARY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
 
     def _check_rest(self) -> None:
-        """Check that there is room for what a resumed file has as holes; on Windows it has none, and all its room."""
+        """Check that there is room for what a resumed file has as holes, where the system says how much that is."""
         state = self._partial.stat()
         self._check_room(self._begin + self._bytes - 512 * getattr(state, "st_blocks", state.st_size // 512))
 
@@ -93,8 +93,11 @@ class NpySink(FlatSink):
         header = self._header()
         self._begin = len(header)
         with at.open("wb") as file:
+            allow_holes(file.fileno())
             file.write(header)
-            file.truncate(self._begin + self._bytes)
+            if self._bytes:  # not truncate, which writes all zeros on Windows
+                file.seek(self._bytes - 1, os.SEEK_CUR)
+                file.write(b"\0")
 
     def _reopen(self) -> None:
         header = self._header()

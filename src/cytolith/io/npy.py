@@ -25,6 +25,10 @@ _MAPPED_BYTES = 8 * 2**20
 """Memory-mapped bytes that a read holds at a time."""
 
 
+_LONGER_THAN_ITS_FILE = 8
+"""What Windows says of a map that is ("not enough memory resources"); elsewhere it is a ValueError."""
+
+
 class NpyVolume(Volume):
     """A memory-mapped ``.npy`` file; pickled as its path."""
 
@@ -72,6 +76,8 @@ def _map(path: Path) -> NDArray[Any]:
         # A plain ndarray over the map: slices of np.memmap cost a Python call each and carry the subclass along.
         return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except OSError as error:
+        if getattr(error, "winerror", None) == _LONGER_THAN_ITS_FILE:
+            raise VolumeError(f"{path} is cut off; copy or export it again") from error
         raise VolumeError(f"{path} cannot be opened: {error.strerror or error}") from error
     except ValueError as error:  # a short file, a broken header, or pickled objects
         raise VolumeError(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytolith.errors import CytolithError
-from cytolith.io.files import written_aside
+from cytolith.io.files import patiently, written_aside
 
 _MAGIC = b"\x89cytolith record\n"
 _VERSION = 1
@@ -106,7 +106,7 @@ def read_record(path: Path) -> Record:
         cytolith, or is no record at all.
     """
     try:
-        data = path.read_bytes()
+        data = patiently(path.read_bytes)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such record") from error
     except OSError as error:

@@ -23,7 +23,7 @@ class Stamps:
     """The files behind a volume, each with the planes that it holds; from `Volume.stamps`."""
 
     names: list[str]
-    """Absolute paths, or URLs."""
+    """Absolute paths without links among their folders, or URLs."""
     sizes: NDArray[np.int64]
     """(files,), bytes."""
     times: NDArray[np.int64]
@@ -66,7 +66,11 @@ def stamp_files(files: Iterable[tuple[str | Path, int, int]]) -> Stamps:
     numbers = np.array(
         [(size, time, first, last) for (size, time), (_, first, last) in zip(states, listed, strict=True)], np.int64
     ).reshape(-1, 4)
-    return Stamps([os.path.abspath(path) for path, _, _ in listed], *numbers.T.copy())  # noqa: PTH100 (2,000 of them)
+    # One spelling of each, or a run that goes on would take its input for another: folders have links in them, and on
+    # Windows drives and folders may be written in other letters. Not the files themselves: there are thousands.
+    split = [os.path.split(os.path.abspath(path)) for path, _, _ in listed]  # noqa: PTH100
+    real = {folder: os.path.realpath(folder) for folder in {folder for folder, _ in split}}
+    return Stamps([os.path.join(real[folder], name) for folder, name in split], *numbers.T.copy())  # noqa: PTH118
 
 
 def stamp_content(name: str, content: bytes, planes: int) -> Stamps:

@@ -189,8 +189,9 @@ class TiffFolder(Volume):
         # A task of a few planes carries this: no headers, which are parsed again where a plane is read, and names that
         # differ in a few digits. Absolute, as a worker may run in another folder.
         paths = [os.path.abspath(path) for path in self._paths]  # noqa: PTH100 (thousands of them)
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
-        names = "\0".join(os.path.relpath(path, folder) for path in paths)
+        drives = {os.path.splitdrive(path)[0] for path in paths}  # those of Windows have no folder in common
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if len(drives) == 1 else ""  # noqa: PTH120
+        names = "\0".join(os.path.relpath(path, folder) if folder else path for path in paths)
         packed = zlib.compress(os.fsencode(names), 6)  # bytes: a worker may have another locale
         return {**self.__dict__, "_paths": (folder, packed), "_planes": None, "_layouts": None}
 

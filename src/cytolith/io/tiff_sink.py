@@ -12,6 +12,7 @@ import tifffile
 
 from cytolith.axes import Shape, VoxelSize
 from cytolith.errors import OutputError
+from cytolith.io.files import allow_holes
 from cytolith.io.flat_sink import FlatSink
 from cytolith.io.volume import one_line, shape_text
 
@@ -84,17 +85,20 @@ def reserve(path: Path, shape: Shape, dtype: np.dtype[Any], tags: dict[str, Any]
     int
         Bytes in front of the voxels.
     """
-    with tifffile.TiffWriter(path, bigtiff=file_bytes(shape, dtype) > _CLASSIC_BYTES, byteorder="<") as tif:
-        place = tif.write(
-            shape=shape,
-            dtype=dtype.newbyteorder("<"),
-            photometric="minisblack",
-            rowsperstrip=shape[1],
-            metadata=None,
-            software="cytolith",
-            returnoffset=True,
-            **tags,
-        )
+    big = file_bytes(shape, dtype) > _CLASSIC_BYTES
+    with path.open("wb+") as file:
+        allow_holes(file.fileno())
+        with tifffile.TiffWriter(file, bigtiff=big, byteorder="<") as tif:
+            place = tif.write(
+                shape=shape,
+                dtype=dtype.newbyteorder("<"),
+                photometric="minisblack",
+                rowsperstrip=shape[1],
+                metadata=None,
+                software="cytolith",
+                returnoffset=True,
+                **tags,
+            )
     if place is None:
         raise OutputError(f"{path}: tifffile has not laid the voxels end to end")
     return place[0]

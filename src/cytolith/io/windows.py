@@ -1,4 +1,4 @@
-"""What only Windows has to be asked for in its own words: processes that run, and memory.
+"""What only Windows has to be asked for in its own words: processes that run, memory, and files with holes.
 
 Called on Windows alone. There is no ``/proc`` there, no ``sysconf`` and no ``getrusage``, and `os.kill` with 0, which
 elsewhere asks whether a process is there, is Ctrl-C.
@@ -14,6 +14,7 @@ from typing import Any, cast
 _QUERY, _WAIT = 0x1000, 0x100000  # PROCESS_QUERY_LIMITED_INFORMATION, SYNCHRONIZE
 _RUNS = 0x102  # WAIT_TIMEOUT: the process has not ended yet
 _NOT_ALLOWED = 5  # ERROR_ACCESS_DENIED
+_SET_SPARSE = 0x900C4  # FSCTL_SET_SPARSE
 
 
 class _Time(ctypes.Structure):
@@ -76,6 +77,14 @@ def peak_bytes() -> int | None:
     return int(counters.peak) if done else None
 
 
+def make_sparse(descriptor: int) -> bool:
+    """Let a file that is open have holes, which take neither room nor time; whether its disk knows them."""
+    import msvcrt
+
+    handle, moved = cast("Any", msvcrt).get_osfhandle(descriptor), ctypes.c_uint32()
+    return bool(_kernel().DeviceIoControl(handle, _SET_SPARSE, None, 0, None, 0, ctypes.byref(moved), None))
+
+
 @contextmanager
 def _process(kernel: Any, number: int) -> Iterator[int | None]:
     """Handle of a process; None where there is none with this number, or it may not be asked."""
@@ -97,4 +106,5 @@ def _kernel() -> Any:
     kernel.GetProcessTimes.argtypes = [handle] + [any_pointer] * 4
     kernel.GetCurrentProcess.restype = handle
     kernel.K32GetProcessMemoryInfo.argtypes = [handle, any_pointer, number]
+    kernel.DeviceIoControl.argtypes = [handle, number, *[any_pointer, number] * 2, any_pointer, any_pointer]
     return kernel

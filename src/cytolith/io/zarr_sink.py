@@ -14,6 +14,7 @@ from zarr.codecs import BloscCodec
 
 from cytolith.axes import AXES, Region, Shape, VoxelSize
 from cytolith.errors import OutputError
+from cytolith.io.files import patiently
 from cytolith.io.shards import Grid, flush_chunks, remove_asides
 from cytolith.io.sink import Sink
 from cytolith.io.volume import one_line, region_text, shape_text
@@ -78,7 +79,7 @@ class ZarrSink(Sink):
                 f"{self.path}: the region {region_text(region)} shares chunks with its neighbours; write blocks of "
                 f"{shape_text(self._block_shape)}, laid from 0 on, or whole chunks of {shape_text(self._chunks)}"
             )
-        self._stored()[region] = array
+        patiently(lambda: self._stored().set_basic_selection(region, array))
 
     def _covers_chunks(self, region: Region) -> bool:
         return Grid(self.shape, self._chunks, None).aligned(region)
