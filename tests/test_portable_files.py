@@ -23,7 +23,7 @@ from cytolith.cells.run_folder import refuse_folder
 from cytolith.engine.executors import open_pool
 from cytolith.engine.grid import Plan, tile
 from cytolith.errors import ConfigError, OutputError
-from cytolith.io.files import same_place
+from cytolith.io.files import one_spelling, same_place
 from cytolith.io.points.export import export_table
 from cytolith.testing.phantoms import cells_phantom
 
@@ -224,3 +224,13 @@ def test_tests_for_some_systems_are_known():
     assert not unknown, f"add to tests/other_systems.py: {unknown}"
     assert not [test for test in found if other_systems.reason_to_skip(test, "linux")]
     assert 10 < sum(other_systems.reason_to_skip(test, "darwin") is not None for test in found) < 60
+
+
+def test_a_path_has_one_spelling(tmp_path, monkeypatch):
+    """However its folders are called: by a link, from where we are, or on Windows in other letters."""
+    (tmp_path / "planes").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    expected = str(tmp_path.resolve() / "planes" / "*.tif")
+    monkeypatch.chdir(tmp_path)
+    for given in (tmp_path / "planes" / "*.tif", tmp_path / "link" / "planes" / "*.tif", "planes/*.tif"):
+        assert one_spelling(given) == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -34,6 +33,7 @@ from cytolith.engine.grid import Plan
 from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, run_blocks
 from cytolith.engine.version import code_version
 from cytolith.errors import ConfigError, OutputError
+from cytolith.io.files import one_spelling
 from cytolith.io.lock import FolderLock
 from cytolith.io.pyramid import create_pyramid
 from cytolith.io.shards import zarr_codecs
@@ -210,7 +210,7 @@ def _identity(target: Target, source: str | Path, volume: Volume, chosen: dict[s
     name = str(source)
     identity: dict[str, Any] = {
         "cytolith": code_version(),
-        "input": name if "://" in name else os.path.abspath(Path(name).expanduser()),  # noqa: PTH100 (a pattern is no path)
+        "input": name if "://" in name else one_spelling(name),
         **chosen,
         "shape": volume.shape,
         "dtype": str(volume.dtype),

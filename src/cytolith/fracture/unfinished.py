@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.passes import Kept
 from cytolith.fracture.plan import Cut
-from cytolith.io.files import write_text
+from cytolith.io.files import one_spelling, write_text
 from cytolith.io.record import RecordError, read_record, write_record
 from cytolith.io.remote import is_url
 from cytolith.io.stamps import Stamps, changed_planes
@@ -47,7 +46,7 @@ def identity_of(
     parameters |= parameters.pop("offsets")
     identity = {
         "cytolith": code_version(),
-        "input": str(source) if is_url(str(source)) else os.path.abspath(Path(source).expanduser()),  # noqa: PTH100 (a pattern)
+        "input": str(source) if is_url(str(source)) else one_spelling(source),
         **chosen,
         "shape": volume.shape,
         "dtype": str(volume.dtype),

@@ -104,6 +104,12 @@ def same_place(path: Path, other: Path) -> bool:
         return path.resolve() == other.resolve()
 
 
+def one_spelling(path: str | Path) -> str:
+    """A path or pattern, absolute and without links among its folders, which on Windows has one case then."""
+    folder, name = os.path.split(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (it may be a pattern)
+    return str(Path(os.path.realpath(folder), name))
+
+
 def patiently(call: Callable[[], T]) -> T:
     """Result of a call that renames, opens or removes a file.
 
