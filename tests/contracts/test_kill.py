@@ -95,6 +95,8 @@ while done < kills:
     if os.WIFSIGNALED(status):
         done += 1
         gone_on.add(before)
+        # all was done and tidied up, and only the process had not ended yet: the next run is another one
+        finished += (place / "out" / "cells.csv").exists() and not (place / "out" / "blocks").exists()
     else:
         assert status == 0
         finished += 1

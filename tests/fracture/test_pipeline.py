@@ -1,6 +1,7 @@
 """The whole fracture run: files, maps, stacks, and what becomes of odd input."""
 
 import gc
+import itertools
 import json
 import lzma
 import shutil
@@ -400,7 +401,8 @@ def test_an_interrupt_in_the_middle_of_writing(tmp_path, zarr_stack, monkeypatch
         if Path("/proc/self/fd").exists():
             gc.collect()
             counts.append(len(list(Path("/proc/self/fd").iterdir())))
-    assert counts[1:] == counts[:1] * len(counts[1:])  # the first run may start what a library keeps
+    # the first run may start what a library keeps; and what tests before this one held may go meanwhile
+    assert all(after <= before for before, after in itertools.pairwise(counts[1:]))
 
 
 def test_a_hole_too_large_for_the_memory_is_refused(tmp_path):
