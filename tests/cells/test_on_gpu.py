@@ -292,6 +292,7 @@ def test_devices_are_named(phantom):
 
 def test_processes_have_gpus_of_their_own(stand_in, phantom, tmp_path, caplog):
     """Those of this test have no stand-in: they find no GPU, say so, and the CPU does it."""
+    stand_in.reset(memory=1 << 32)
     np.save(tmp_path / "v.npy", phantom)
     with caplog.at_level(logging.WARNING):
         found = detect_cells(

@@ -12,6 +12,9 @@ from scipy import ndimage
 
 from cytolith.compat import apmapflow_run
 from cytolith.compat.apmapflow import calculate_offset_map, main, process_image, read_map
+from cytolith.compat.apmapflow_run import StackOptions, process_stack
+from cytolith.engine.events import BlockDone
+from cytolith.errors import OutputError
 from cytolith.io.lock import FolderLock
 
 SHAPE = (14, 22, 31)  # z, y, x
@@ -158,6 +161,23 @@ def test_a_stack_that_fails_is_not_in_the_way_of_others(rock, stack, tmp_path, c
     with FolderLock(out, ".cytolith-rock.v2.lock"):
         assert call(stack, "-o", out, "-n", "2", "-f") == 1
     assert "another run" in capsys.readouterr().err
+
+
+def test_two_runs_that_name_one_file(stack, tmp_path):
+    """The one that ends first has written it; the other says so, and leaves it alone."""
+    other = tmp_path / "other.tif"
+    other.write_bytes(stack.read_bytes())
+    options = StackOptions(no_offset_map=True, aper_map_name="m.txt")
+    begun = []
+
+    def run_the_other(event):
+        if isinstance(event, BlockDone) and not begun:
+            begun.append(process_stack(other, tmp_path / "out", options))
+
+    with pytest.raises(OutputError, match=r"m\.txt exists already"):
+        process_stack(stack, tmp_path / "out", options, run_the_other)
+    assert begun
+    assert [name for name in names(tmp_path / "out") if not name.startswith(".")] == ["m.txt"]
 
 
 def test_interrupted_when_all_is_in_place(stack, tmp_path, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 import cytolith.compat.clearmap as cells
 from cytolith.cells import block, costs, images, pipeline, widen
+from cytolith.cells.saves import Saves
 from cytolith.compat import clearmap_run
 from cytolith.errors import ConfigError, MemoryBudgetError, OutputError, VolumeError
 
@@ -317,6 +318,7 @@ def test_extended_maxima(volume, tmp_path, monkeypatch):
     table = cells.detect_cells(volume, None, parameters, MANY_BLOCKS)
     assert np.array_equal(np.load(tmp_path / "maxima.npy"), marks)
     assert sorted(rows_of(table)[:, :3].tolist()) == sorted(found.astype(int).tolist())
+    assert np.array_equal(np.lexsort((table["x"], table["y"], table["z"])), np.arange(len(table)))
     # shapes grow from the truncated centres
     parameters = given(background_correction=None, maxima_detection=maxima, shape_detection={"threshold": 20})
     parameters["intensity_detection"] = None
@@ -380,7 +382,7 @@ def test_equalize(volume):
     factor = 1.25 / high if high * factor > 1.25 else factor
     assert found[at] == pytest.approx(volume[at] * factor, rel=1e-6)
     assert found.shape == SHAPE
-    with pytest.raises(ConfigError, match=r"equalization\.mask .*: shape"):
+    with pytest.raises(ConfigError, match=r"mask has the shape \(22, 31, 17\) \(x, y, z\), the source \(23, 31, 17\)"):
         cells.equalize(volume, mask=mask[1:])
 
 
@@ -390,7 +392,7 @@ def test_equalization_with_a_mask_in_the_pipeline(volume, tmp_path):
     cells.detect_cells(volume, None, {"equalization": step}, MANY_BLOCKS)
     expected = cells.equalize(volume, selem=(9, 12, 5), spacing=(5, 6, 4), mask=volume > 20)
     assert np.array_equal(np.load(tmp_path / "e.npy"), expected)
-    with pytest.raises(ConfigError, match=r"equalization\.mask .*: shape"):
+    with pytest.raises(ConfigError, match=r"mask has the shape \(22, 31, 17\) \(x, y, z\), the source \(23, 31, 17\)"):
         cells.detect_cells(volume, None, {"equalization": step | {"mask": volume[:-1] > 20}})
 
 
@@ -594,6 +596,7 @@ def test_illumination(volume, tmp_path):
     ("step", "message"),
     [
         ({"illumination": {"a": 1}}, "unknown step 'illumination'; did you mean 'illumination_correction'"),
+        ({"shape_detection": {"threshold": 10**400}}, "shape_detection: threshold is 10000"),
         ({"dog_filter": {"shape": 6, "sigma": "a"}}, "dog_filter: sigma is 'a'"),
         ({"dog_filter": {"shape": 6, "sigma": np.inf}}, "dog_filter: sigma is inf"),
         ({"intensity_detection": {"measure": 5}}, "measure is 5; a list of names"),
@@ -707,9 +710,51 @@ def test_two_runs_save_to_one_path(volume, tmp_path):
 def test_a_bright_flat_part_is_more_than_memory_holds(monkeypatch):
     monkeypatch.setattr(pipeline, "PROCESS_BYTES", 0)
     monkeypatch.setattr(clearmap_run, "default_memory", lambda: 2**25)
-    parameters = given(background_correction=None, shape_detection={"threshold": 700})
-    with pytest.raises(MemoryBudgetError, match="lie above it"):
-        cells.detect_cells(np.full((60, 50, 40), 1000, np.uint16), None, parameters)
+    flat = np.full((60, 50, 40), 1000, np.uint16)
+    for shapes in ({"threshold": 700}, None):
+        parameters = given(background_correction=None, shape_detection=shapes)
+        with pytest.raises(MemoryBudgetError, match=r"maxima_detection\.threshold 12\.0: .* are maxima.*: raise it$"):
+            cells.detect_cells(flat, None, parameters)
+
+
+def test_an_empty_volume_in_little_memory(tmp_path, monkeypatch):
+    """Every voxel is a maximum then where maxima are wanted from 0 on, and the blocks are planned for it."""
+    monkeypatch.setattr(pipeline, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(clearmap_run, "default_memory", lambda: 2**25)
+    image = np.zeros((60, 50, 40), np.uint16)
+    image[30, 20, 10] = 2000
+    maxima = {"h_max": None, "shape": 5, "threshold": 0}
+    found = cells.detect_cells_block(image, given(maxima_detection=maxima, shape_detection=None))
+    assert len(found) == image.size - 124
+    saved = given(maxima_detection=maxima | {"save": tmp_path / "m.npy"}, shape_detection={"threshold": 700})
+    assert len(cells.detect_cells_block(image, saved)) == 1
+    assert np.load(tmp_path / "m.npy").sum() == image.size - 124
+
+
+def test_shapes_everywhere_in_little_memory(rng, monkeypatch):
+    volume = rng.integers(0, 100, (60, 50, 40)).astype(np.uint16)
+    parameters = given(background_correction=None, shape_detection={"threshold": None})
+    parameters["maxima_detection"] = {"shape": 5, "threshold": 90}
+    everything = cells.detect_cells_block(volume, parameters)
+    assert everything["size"].sum() == volume.size
+    monkeypatch.setattr(pipeline, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(clearmap_run, "default_memory", lambda: 20 * 2**20)
+    assert cells.detect_cells_block(volume, parameters).tobytes() == everything.tobytes()
+
+
+def test_cancelled_when_all_but_the_labels_is_done(volume, tmp_path, monkeypatch):
+    workspace = Workspace()
+    finish = Saves.finish
+
+    def cancel(self, *args):
+        workspace.executor.immediate_shutdown()
+        finish(self, *args)
+
+    monkeypatch.setattr(Saves, "finish", cancel)
+    parameters = given(shape_detection={"threshold": 9, "save": tmp_path / "labels.npy"})
+    with pytest.raises(CancelledError):
+        cells.detect_cells(volume, None, parameters, ONE_BLOCK, workspace)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_as_scripts_have_them(volume):

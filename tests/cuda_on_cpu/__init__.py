@@ -64,6 +64,10 @@ class Machine:
         """Numbers of the streams that were used."""
         self.used: set[int] = set()
         """Numbers of the devices that kernels ran on."""
+        self.contexts: set[int] = set()
+        """Numbers of the devices that something was made on."""
+        self.dead: set[int] = set()
+        """Numbers of the devices that nothing can be made on."""
         self.uploaded = self.downloaded = 0
         """Bytes."""
         self.fail_at: int | None = None
@@ -80,22 +84,30 @@ machine = Machine()
 _local = threading.local()
 
 
+def _set_device(number: int) -> None:
+    """As cupy.cuda.runtime.setDevice, which makes a context there with CUDA 12 and newer."""
+    if number in machine.dead:
+        raise CUDARuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+    machine.contexts.add(number)
+    _local.device = number
+
+
+def _get_device() -> int:
+    return getattr(_local, "device", 0)
+
+
+def _current_context() -> int:
+    return 1 if hasattr(_local, "device") else 0
+
+
 class Device:
-    """As cupy.cuda.Device."""
+    """As cupy.cuda.Device; not to be entered, as to leave it makes a context on the one before, GPU 0 at first."""
 
     def __init__(self, device: int | None = None) -> None:
-        self.id = getattr(_local, "device", 0) if device is None else device
-
-    def __enter__(self) -> Self:
-        self._before = getattr(_local, "device", 0)
-        _local.device = self.id
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _local.device = self._before
+        self.id = _get_device() if device is None else device
 
     def use(self) -> None:
-        _local.device = self.id
+        _set_device(self.id)
 
     def synchronize(self) -> None: ...
 
@@ -106,10 +118,6 @@ class Device:
     @property
     def compute_capability(self) -> str:
         return "90"
-
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        return machine.free[self.id], machine.memory[self.id]
 
     @property
     def attributes(self) -> dict[str, int]:
@@ -281,20 +289,28 @@ class Event:
 class RawModule:
     """As cupy.RawModule, of sources with ``extern "C"`` kernels."""
 
-    def __init__(self, *, code: str | None = None, path: str | None = None, options: tuple[str, ...] = ()) -> None:
-        if code is None:
-            assert path is not None
-            code, options = json.loads(Path(path).read_text())
+    def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         self._library = _compile(code, tuple(options))
         self._names = _kernels(code)
 
-    def get_function(self, name: str) -> RawKernel:
+    def get_function(self, name: str) -> Function:
         assert name in self._names, f"no kernel {name}"
-        return RawKernel(self._library, name)
+        return Function(self._library, name)
 
 
-class RawKernel:
-    """A kernel of a module."""
+class Module:
+    """As cupy.cuda.Module, of what `_compile_using_nvrtc` makes."""
+
+    def load(self, cubin: bytes) -> None:
+        code, options = json.loads(cubin)
+        self._module = RawModule(code=code, options=tuple(options))
+
+    def get_function(self, name: str) -> Function:
+        return self._module.get_function(name)
+
+
+class Function:
+    """As cupy.cuda.Function: a kernel of a module."""
 
     def __init__(self, library: ctypes.PyDLL, name: str) -> None:
         self.name = name
@@ -302,15 +318,15 @@ class RawKernel:
         sizes = (ctypes.c_int * 64)()
         count = getattr(library, f"sizes_{name}")(sizes)
         self._sizes = list(sizes[:count])
-        self.max_dynamic_shared_size_bytes = _DEFAULT_SHARED
-        self.attributes: dict[str, int] = {"shared_size_bytes": 0}
+        self.ptr = self
+        self._most_shared = _DEFAULT_SHARED
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         assert len(args) == len(self._sizes), f"{self.name} takes {len(self._sizes)} arguments, {len(args)} given"
         packed = [_pack(each) for each in args]
         for place, (value, size) in enumerate(zip(packed, self._sizes, strict=True)):
             assert ctypes.sizeof(value) == size, f"{self.name}: argument {place} has another size than its parameter"
-        if shared_mem > self.max_dynamic_shared_size_bytes:
+        if shared_mem > self._most_shared:
             raise CUDARuntimeError("cudaErrorInvalidValue: invalid argument (shared memory)")
         if machine.fail_at is not None:
             machine.fail_at -= 1
@@ -323,6 +339,7 @@ class RawKernel:
             raise AssertionError(f"kernel {self.name} {_WRONG[wrong]}")
         machine.launches.append(self.name)
         machine.used.add(Device().id)
+        machine.contexts.add(Device().id)
         stream = getattr(_local, "stream", None)
         machine.streams.add(0 if stream is None else stream.ptr)
         _check_guards(self.name)
@@ -426,7 +443,7 @@ def _device_count() -> int:
 def make_module() -> types.ModuleType:
     """The stand-in as a module that can take CuPy's place in ``sys.modules``."""
     cupy = types.ModuleType("cupy")
-    for each in (ndarray, empty, zeros, asarray, asnumpy, RawModule, RawKernel):
+    for each in (ndarray, empty, zeros, asarray, asnumpy, RawModule):
         setattr(cupy, each.__name__, each)
     cupy.__version__ = "0 (on the CPU)"  # type: ignore[attr-defined]
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
@@ -441,9 +458,20 @@ def make_module() -> types.ModuleType:
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=_device_count,
+            getDevice=_get_device,
+            setDevice=_set_device,
+            memGetInfo=lambda: (machine.free[_get_device()], machine.memory[_get_device()]),
             getDeviceProperties=lambda n: {"name": f"GPU {n} on the CPU".encode()},
         ),
         compiler=types.SimpleNamespace(CompileException=CompileError, compile_using_nvrtc=_compile_using_nvrtc),
         nvrtc=types.SimpleNamespace(getVersion=lambda: (0, 0)),
+        Module=Module,
+        Function=Function,
+        driver=types.SimpleNamespace(
+            ctxGetCurrent=_current_context,
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+            funcGetAttribute=lambda _, function: function._most_shared,
+            funcSetAttribute=lambda function, _, value: setattr(function, "_most_shared", value),
+        ),
     )
     return cupy

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_real_cupy_without_a_gpu_says_so():
 
 
 def test_without_a_compiler_the_fix_is_told(stand_in, monkeypatch):
-    monkeypatch.setattr(sys.modules["cupy"], "RawModule", lambda **_: 1 / 0)
+    monkeypatch.setattr(sys.modules["cupy"].cuda.compiler, "compile_using_nvrtc", lambda *_: 1 / 0)
     with pytest.raises(GpuError, match=r"cannot compile for the GPU \(division by zero\): pip install"):
         find_gpus()
 
@@ -84,25 +85,49 @@ def test_processes_of_a_machine_share_its_gpus(monkeypatch):
 
 
 def test_each_further_process_takes_memory_for_itself(monkeypatch):
-    assert plan_lanes([seen(10_000 * MIB)] * 3, threads=1, least=1).bytes_lane == (8500 - 2 * 512) * MIB // 3
+    assert plan_lanes([seen(10_000 * MIB)] * 3, threads=1, least=1).bytes_lane == (8500 - 3 * 512) * MIB // 3
 
 
 def test_a_gpu_that_cannot_be_used_is_left_out(stand_in, monkeypatch):
     stand_in.reset(count=3)
-    properties = sys.modules["cupy"].cuda.runtime.getDeviceProperties
+    stand_in.dead.add(0)
+    assert in_a_thread(lambda: [gpu.index for gpu in find_gpus()]) == [1, 2]
+    assert in_a_thread(lambda: [gpu.index for gpu in find_gpus(0)]) == [1]
+    stand_in.dead.update((1, 2))
+    with pytest.raises(GpuError, match=r"no GPU can be used \(GPU 0: cudaErrorDevicesUnavailable: .*; GPU 1"):
+        find_gpus()
 
-    def busy(*numbers):
-        def of(number):
-            if number in numbers:
-                raise sys.modules["cupy"].cuda.runtime.CUDARuntimeError("cudaErrorDevicesUnavailable: busy")
-            return properties(number)
 
-        monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceProperties", of)
+def in_a_thread(call):
+    """What a call gives in a thread that has used no GPU yet."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(call).result()
 
-    busy(0)
-    assert [gpu.index for gpu in find_gpus()] == [1, 2]
-    busy(0, 1, 2)
-    with pytest.raises(GpuError, match=r"no GPU can be used \(GPU 0: cudaErrorDevicesUnavailable: busy; GPU 1"):
+
+def test_a_gpu_that_dies_takes_no_other_with_it(stand_in):
+    stand_in.reset(count=2)
+
+    def work():
+        every = lanes(1)
+        with every.borrow(), every.borrow() as lane:  # that of GPU 1
+            stand_in.dead.add(0)
+            assert lane.gpu.index == 1
+        with every.borrow() as lane:
+            return lane.gpu.index
+
+    assert in_a_thread(work) in (0, 1)
+    assert in_a_thread(lambda: find_gpus()[0].index) == 1
+
+
+def test_cupy_that_cannot_be_loaded_says_why(monkeypatch):
+    class Unwritable:
+        def find_spec(self, name, *_):
+            if name == "cupy":
+                raise PermissionError(13, "Permission denied", "/home/.cupy")
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Unwritable(), *sys.meta_path])
+    with pytest.raises(GpuError, match=r"CuPy cannot be loaded .*: set CUPY_CACHE_DIR"):
         find_gpus()
 
 
@@ -112,14 +137,17 @@ def test_a_process_looks_at_one_gpu_alone(stand_in, monkeypatch):
         monkeypatch.setattr(gpus.multiprocessing, "current_process", lambda name=name: types.SimpleNamespace(name=name))
         with lanes(1, alone=False).borrow() as lane:
             assert lane.gpu.index == index
-    assert [gpu.index for gpu in find_gpus(5)] == [1]
+    stand_in.contexts.clear()
+    assert in_a_thread(lambda: [gpu.index for gpu in find_gpus(5)]) == [1]
+    assert in_a_thread(lambda: PinnedWorkspace(1).array("a", (3,), np.uint8).size) == 3
+    assert stand_in.contexts == {1}
 
 
 def test_too_little_memory_is_told_in_numbers(monkeypatch):
     monkeypatch.setattr(gpus, "_CONTEXT", 10 * MIB)
     with pytest.raises(GpuError, match=r"GPU 0 has 100 MiB of memory left; the smallest block takes 118 MiB"):
         plan_lanes([seen(100 * MIB)], threads=4, least=100 * MIB)
-    with pytest.raises(GpuError, match=r"left, shared by 2 processes; the smallest block takes 247 MiB"):
+    with pytest.raises(GpuError, match=r"left, shared by 2 processes; the smallest block takes 259 MiB"):
         plan_lanes([seen(100 * MIB)] * 2, threads=4, least=100 * MIB)
 
 
@@ -161,7 +189,8 @@ def test_a_lane_keeps_to_its_memory(stand_in):
         assert lane.array("b", (1000,), np.uint8).size == 1000
 
 
-def test_upload_and_times(stand_in):
+def test_upload_and_times(stand_in, monkeypatch):
+    monkeypatch.setattr(gpus, "_PIECE", 10)  # five voxels, and less in the end
     image = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     seconds = {"upload": 1.0}
     with lanes(1).borrow() as lane:

@@ -29,7 +29,7 @@ from cytolith.cells.owners import (
     shape_voxels,
     volume_index,
 )
-from cytolith.cells.seeds import crosses, seed_reach, seed_threshold
+from cytolith.cells.seeds import crosses, lists_flat, seed_reach, seed_threshold
 from cytolith.engine.grid import Block
 from cytolith.engine.workspace import Workspace
 from cytolith.kernels.components import MaskTooLargeError, Runs
@@ -42,6 +42,10 @@ Table: TypeAlias = dict[str, NDArray[Any]]
 
 _MAXIMUM_VOXELS = 12
 """Memory of a maximum with its seed and its row, as that of so many voxels of a mask."""
+
+
+class TooManyMaximaError(MaskTooLargeError):
+    """More maxima than memory holds."""
 
 
 @dataclass
@@ -193,9 +197,12 @@ def cells_in_images(
             merge_plateaus=step.merge_plateaus,
             found=None if found is None else found.maxima,
         )
-    if mask_limit is not None and not step.merge_plateaus and len(maxima) > mask_limit // _MAXIMUM_VOXELS:
-        raise MaskTooLargeError(len(maxima), mask_limit // _MAXIMUM_VOXELS)  # a flat part that is bright
+    limited = mask_limit is not None and not step.merge_plateaus and not lists_flat(config)
+    if limited and mask_limit is not None and len(maxima) > mask_limit // _MAXIMUM_VOXELS:
+        raise TooManyMaximaError(len(maxima), mask_limit // _MAXIMUM_VOXELS)  # a bright part is flat
     centres = maxima.centres(crop("source") if step.h_max is not None else None, origin=origin)
+    if step.whole_centres:
+        centres = np.trunc(centres)
     keys = volume_index(key_voxels(maxima, final), maxima.shape, origin, setting.shape)
     clock.lap("maxima_detection")
 

@@ -207,6 +207,8 @@ class MaximaDetection(Step):
     """Write the maxima as a mask (0/1) to this .zarr or .npy."""
     merge_plateaus: ClassVar[bool] = True
     """Whether neighbours of equal value are one maximum."""
+    whole_centres: ClassVar[bool] = False
+    """Whether parts of a voxel are cut off the centres."""
 
     @field_validator("h_max")
     @classmethod

@@ -10,7 +10,7 @@ from cytolith.axes import Shape, VoxelSize
 from cytolith.cells.config import CellsConfig
 from cytolith.cells.features import features_reach
 from cytolith.cells.images import dense_halo, image_dtypes, triple
-from cytolith.cells.seeds import seed_reach, seed_threshold
+from cytolith.cells.seeds import lists_flat, seed_reach
 from cytolith.kernels.maxima import maxima_reach
 
 ROOM_UM = 32.0
@@ -75,10 +75,10 @@ def bytes_per_voxel(config: CellsConfig, dtype: np.dtype[Any]) -> float:
     maxima, shapes = config.maxima_detection, config.shape_detection
     if maxima is not None:
         total += (1.0 if maxima.h_max is not None else 0.0) + (2.0 if maxima.save else 0.0)
-        lowest = seed_threshold(config)
-        if not maxima.merge_plateaus and (lowest is None or lowest <= 0):
-            total += 100.0  # where an image is flat every voxel is a maximum
+        if lists_flat(config):
+            total += 370.0 if seed_reach(config) else 230.0  # every voxel with its seed and its row
     if shapes is not None:
+        total += 48.0 if shapes.threshold is None else 0.0  # all of the block is flooded
         total += 4.0  # runs, labels and flood of a fifth of the voxels
         total += 8.0  # the box around the largest group of touching cells, which may be all of the block
         total += 16.0 if shapes.save else 0.0  # dense labels and keys

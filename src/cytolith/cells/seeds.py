@@ -38,6 +38,15 @@ def seed_threshold(config: CellsConfig) -> float | None:
     return above if own is None else max(own.value, above)
 
 
+def lists_flat(config: CellsConfig) -> bool:
+    """Whether every voxel of a part that is flat at 0, as after its background was taken off, is a maximum."""
+    step = config.maxima_detection
+    if step is None or step.merge_plateaus or step.h_max is not None:
+        return False
+    lowest = seed_threshold(config)
+    return lowest is None or lowest <= 0
+
+
 def crosses(centres: NDArray[Any], shape: Shape) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Seeds of seven voxels, the voxel of a centre and its face neighbours, clipped to the image.
 

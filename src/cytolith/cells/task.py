@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cytolith.axes import Shape
-from cytolith.cells.block import BlockCells, cells_of_block
+from cytolith.cells.block import BlockCells, TooManyMaximaError, cells_of_block
 from cytolith.cells.gpus import GpuUse
 from cytolith.cells.images import Image, Look, Setting, look_on_cpu
 from cytolith.cells.reader import AheadReader, Reader, load_flat_field
@@ -95,7 +95,9 @@ class CellsTask:
         begin = time.perf_counter()
         image, mask = worker.reader.take(block, ahead)
         read = time.perf_counter() - begin
-        limit = self._limits.mask_voxels(image.size)
+        shapes = self._setting.config.shape_detection
+        everywhere = shapes is not None and shapes.threshold is None  # the plan counts all of it
+        limit = None if everywhere else self._limits.mask_voxels(image.size)
         try:
             cells = cells_of_block(
                 image, block, self._setting, worker.workspace, mask=mask, mask_limit=limit, look=look
@@ -137,6 +139,14 @@ class CellsTask:
         return result.tally
 
     def _mask_error(self, error: MaskTooLargeError, voxels: int) -> MemoryBudgetError:
+        if isinstance(error, TooManyMaximaError):
+            assert self._setting.config.maxima_detection is not None
+            lowest = self._setting.config.maxima_detection.threshold
+            return MemoryBudgetError(
+                f"maxima_detection.threshold {lowest.value if lowest else 'none'}: {error.voxels:,} of {voxels:,} "
+                "voxels of a block are maxima, more than the memory left holds: raise it, or give more memory "
+                "(--memory)"
+            )
         assert self._setting.config.shape_detection is not None
         threshold = self._setting.config.shape_detection.threshold
         return MemoryBudgetError(

@@ -43,7 +43,7 @@ from cytolith.compat.clearmap_parameters import (
     read_maxima,
     read_parameters,
 )
-from cytolith.compat.clearmap_run import run
+from cytolith.compat.clearmap_run import check_mask, run
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import ConfigError
 from cytolith.io.files import same_place
@@ -353,8 +353,9 @@ def _after(source: Any, **steps: Any) -> NDArray[Any]:
     """The image (x, y, z) after one step."""
     volume = open_source(source).volume
     (name,), config, region = steps, pipeline(**steps), full_region(volume.shape)
-    mask = Reader(volume, config).read_mask(region, Workspace())
+    check_mask(config, volume)
     refuse_large_footprint(config, volume)
+    mask = Reader(volume, config).read_mask(region, Workspace())
     setting = Setting(config, volume.shape)
     after: NDArray[Any] = run_step(name, volume.read(region), region, setting, Workspace(), mask=mask)
     return after.T

@@ -6,7 +6,7 @@ with other class variables.
 
 from __future__ import annotations
 
-import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,9 +60,10 @@ class Background(BackgroundCorrection):
 
 
 class Maxima(MaximaDetection):
-    """Each voxel of a plateau is a maximum."""
+    """Each voxel of a plateau is a maximum, and centres are voxels."""
 
     merge_plateaus: ClassVar[bool] = False
+    whole_centres: ClassVar[bool] = True
 
 
 class Shapes(ShapeDetection):
@@ -295,7 +296,8 @@ def number(name: str, given: Any) -> float | None:
 
 
 def _is_real(given: Any) -> bool:
-    return not isinstance(given, bool) and isinstance(given, (int, float, np.number)) and math.isfinite(given)
+    is_number = not isinstance(given, bool) and isinstance(given, (int, float, np.number))
+    return is_number and abs(given) <= sys.float_info.max
 
 
 def _array(given: Any) -> NDArray[Any]:

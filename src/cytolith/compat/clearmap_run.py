@@ -23,7 +23,7 @@ import numpy as np
 
 from cytolith.axes import Region, Shape, region_shape
 from cytolith.cells.block import Table
-from cytolith.cells.config import IlluminationCorrection
+from cytolith.cells.config import CellsConfig, IlluminationCorrection
 from cytolith.cells.costs import clear_reach
 from cytolith.cells.pipeline import Prepared, execute, prepare
 from cytolith.compat.clearmap_blocks import LayoutBlock
@@ -79,9 +79,11 @@ def run(
             _warn_of_overlap(layout, clear_reach(prepared.setting.config))
             if prepared.setting.extended_maxima is None:
                 prepared = replace(prepared, plan=_plan_of(layout, prepared))
-        saves = functools.partial(ClearMapSaves, paths=parameters.saves)
-        table = execute(prepared, saves=saves, listener=_Listener(canceller, verbose=parameters.verbose)).table
-        canceller.check()
+        saves = functools.partial(ClearMapSaves, paths=parameters.saves, check=canceller.check)
+        try:
+            table = execute(prepared, saves=saves, listener=_Listener(canceller, verbose=parameters.verbose)).table
+        except MemoryBudgetError as error:  # there is no such option here
+            raise MemoryBudgetError(str(error).removesuffix(", or give more memory (--memory)")) from None
     count = int(table["truncated"].sum())
     if count:
         first = np.flatnonzero(table["truncated"])[0]
@@ -96,6 +98,7 @@ def run(
 
 def _prepare(source: Source, parameters: Parameters, pool: ThreadPool) -> Prepared:
     volume, config, memory = source.volume, parameters.config, default_memory()
+    check_mask(config, volume)
     if config.illumination_correction is not None:
         config = config.model_copy(update={"illumination_correction": _fitting(config.illumination_correction, volume)})
     if config.maxima_detection is not None and config.maxima_detection.h_max is not None:
@@ -111,12 +114,22 @@ def _prepare(source: Source, parameters: Parameters, pool: ThreadPool) -> Prepar
     return replace(prepared, setting=replace(prepared.setting, keeps_images=bool(parameters.saves)))
 
 
+def check_mask(config: CellsConfig, volume: Volume) -> None:
+    """Refuse a mask of the equalization of another extent; ConfigError."""
+    mask = None if config.equalization is None else config.equalization.mask
+    if mask is not None and mask.shape != volume.shape:
+        raise ConfigError(
+            f"equalization: mask has the shape {mask.shape[::-1]} (x, y, z), the source {volume.shape[::-1]}"
+        )
+
+
 def _fitting(step: IlluminationCorrection, volume: Volume) -> IlluminationCorrection:
     """The correction for planes of a volume; messages have the order (x, y)."""
     _, Y, X = volume.shape
     for name in ("flatfield", "background"):
         shape = np.shape(getattr(step, name))
-        if shape not in ((), (Y, X)) and not (name == "flatfield" and shape in ((Y,), (X,))):
+        others = ((Y,), (X,)) if name == "flatfield" else ((),)
+        if shape not in ((Y, X), *others):
             raise ConfigError(
                 f"illumination_correction: {name} has the shape {shape[::-1]}, planes have {(X, Y)} (x, y)"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from cytolith.axes import Region, Shape
 from cytolith.cells.block import BlockCells
 from cytolith.cells.config import CellsConfig
+from cytolith.cells.owners import Voxels
 from cytolith.cells.saves import Saves
 from cytolith.engine.grid import Plan
 from cytolith.errors import ConfigError, OutputError
-from cytolith.io.files import output_error
+from cytolith.io.files import output_error, same_place
 from cytolith.io.flat_sink import NpySink
 from cytolith.io.sink import Sink, check_place
 from cytolith.io.volume import Volume
@@ -26,11 +28,27 @@ class ClearMapSaves(Saves):
     """Files of all steps that save, also of those that pass their input on; of maxima, those without a row too."""
 
     def __init__(
-        self, config: CellsConfig, volume: Volume, plan: Plan, *, paths: dict[str, Path], overwrite: bool
+        self,
+        config: CellsConfig,
+        volume: Volume,
+        plan: Plan,
+        *,
+        paths: dict[str, Path],
+        check: Callable[[], None],
+        overwrite: bool,
     ) -> None:
+        """Files at these paths, by the name of the step; `check` is called before they are put in place."""
         super().__init__(config, volume, plan, overwrite=overwrite)
+        self._check = check
         self._paths = {step: str(path) for step, path in paths.items()}
         self._dtypes = dict.fromkeys(paths, np.dtype(np.float64))
+
+    def finish(
+        self, keys: NDArray[np.int64], is_truncated: NDArray[np.bool_], apart: Iterable[dict[str, Voxels]]
+    ) -> None:
+        """As of any saves, and the last moment at which the run can be cancelled."""
+        super().finish(keys, is_truncated, apart)
+        self._check()
 
     def _create(self, path: str, dtype: np.dtype[Any]) -> Sink:
         at = check_place(path, overwrite=True)
@@ -52,7 +70,9 @@ class _XyzSink(NpySink):
         return f".{secrets.token_hex(4)}.partial"  # another run may write to the same place; the last one stays
 
     def write(self, region: Region, array: NDArray[Any]) -> None:
-        super().write(region, array.astype(self.dtype, copy=False))
+        for n in range(len(array)):  # a plane at a time: float64 may be eight times what there is
+            z = region[0].start + n
+            super().write((slice(z, z + 1), *region[1:]), array[n : n + 1].astype(self.dtype, copy=False))
 
     def _header(self) -> bytes:
         file = io.BytesIO()
@@ -82,13 +102,18 @@ def check_places(paths: dict[str, Path], sink: Path | None, reads: list[Path], v
         A path is that of something else; a file that is no array of this extent is in the place of a save.
     """
     used = {_place(path): "what is read" for path in reads}
+
+    def taken(path: Path) -> str | None:
+        place = _place(path)
+        return next((what for each, what in used.items() if each == place or same_place(each, place)), None)
+
     if sink is not None:
-        if _place(sink) in used:
+        if taken(sink):
             raise ConfigError(f"sink {sink} is what is read; give another path")
         used[_place(sink)] = "the sink"
     for step, path in paths.items():
-        if _place(path) in used:
-            raise ConfigError(f"{step}: save {path} is {used[_place(path)]}; give another path")
+        if taken(path):
+            raise ConfigError(f"{step}: save {path} is {taken(path)}; give another path")
         used[_place(path)] = f"what {step} saves"
         if not check_place(path, overwrite=True).exists():
             continue

@@ -19,7 +19,7 @@ import queue
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from cytolith.axes import Shape
 from cytolith.engine.workspace import Workspace
 from cytolith.errors import CytolithError
 
@@ -37,7 +38,7 @@ LANES = 3
 _SHARE = 0.85
 """Share of the memory that is free which lanes take: small arrays and others need some too."""
 _CONTEXT = 512 << 20
-"""Bytes that CUDA takes on a GPU for each further process that uses it."""
+"""Bytes that CUDA takes on a GPU for each process, where several use it."""
 _PIECE = 16 << 20
 """Bytes that are uploaded in one go, so that what other lanes upload in between, often a few bytes, need not wait."""
 _OUT_OF_MEMORY = 2
@@ -93,31 +94,59 @@ def find_gpus(number: int | None = None) -> list[Gpu]:
         import cupy
     except ImportError as error:
         raise GpuError("CuPy is not installed: pip install 'cytolith[gpu]'") from error
+    except Exception as error:  # it makes a folder for what it compiles
+        raise GpuError(
+            f"CuPy cannot be loaded ({_one_line(error)}): set CUPY_CACHE_DIR to a folder that can be written in"
+        ) from error
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
         raise GpuError(f"CuPy finds no GPU ({_one_line(error)}): is NVIDIA's driver installed?") from error
     if not count:
         raise GpuError("CuPy finds no GPU: is NVIDIA's driver installed, or CUDA_VISIBLE_DEVICES set?")
-    found, trouble = [], []
-    for index in range(count) if number is None else [number % count]:
+    found: list[Gpu] = []
+    trouble: list[str] = []
+    for index in range(count) if number is None else [(number + n) % count for n in range(count)]:
+        if number is not None and found:
+            break
         try:
-            with cupy.cuda.Device(index) as device:
-                free, _ = device.mem_info
+            with _current(index):
+                free, _ = cupy.cuda.runtime.memGetInfo()
             name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-            found.append(Gpu(index, name, int(free), platform.node(), device.pci_bus_id))
+            found.append(Gpu(index, name, int(free), platform.node(), cupy.cuda.Device(index).pci_bus_id))
         except Exception as error:  # one that is full, or that another process has to itself
             trouble.append(f"GPU {index}: {_one_line(error)}")
     if not found:
         raise GpuError(f"no GPU can be used ({'; '.join(trouble)})")
     try:
-        with cupy.cuda.Device(found[0].index):
-            cupy.RawModule(code='extern "C" __global__ void probe() {}').get_function("probe")
+        with _current(found[0].index):
+            code, _ = cupy.cuda.compiler.compile_using_nvrtc('extern "C" __global__ void probe() {}')
+            cupy.cuda.Module().load(code)
     except Exception as error:
         raise GpuError(
             f"CuPy cannot compile for the GPU ({_one_line(error)}): pip install 'cytolith[gpu]' brings the compiler"
         ) from error
     return found
+
+
+@contextmanager
+def _current(index: int) -> Iterator[None]:
+    """A GPU as that of this thread.
+
+    Not by CuPy's `Device`, which goes back to GPU 0 where the thread had none: that makes a context there, and fails
+    where that GPU does.
+    """
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    before = runtime.getDevice() if cupy.cuda.driver.ctxGetCurrent() else index
+    runtime.setDevice(index)
+    try:
+        yield
+    finally:
+        if before != index:
+            with suppress(RuntimeError):
+                runtime.setDevice(before)
 
 
 def _one_line(error: Exception) -> str:
@@ -147,14 +176,15 @@ def plan_lanes(workers: Sequence[Sequence[Gpu]], *, threads: int, least: int) ->
     sharing = max(math.ceil(count / places[host]) for host, count in processes.items())
     scarcest = min((gpu for gpus in workers for gpu in gpus), key=lambda gpu: gpu.free)
     names = tuple(gpu.name for gpu in workers[0])
+    contexts = 0 if sharing == 1 else sharing * _CONTEXT
     for lanes in range(min(LANES, threads), 0, -1):
-        room = (int(_SHARE * scarcest.free) - (sharing - 1) * _CONTEXT) // (lanes * sharing)
+        room = (int(_SHARE * scarcest.free) - contexts) // (lanes * sharing)
         if room >= least:
             return GpuPlan(lanes, room, names, alone)
     shared = "" if sharing == 1 else f", shared by {sharing} processes"
     raise GpuError(
         f"{scarcest.name} has {scarcest.free / 2**20:,.0f} MiB of memory left{shared}; the smallest block takes "
-        f"{(least * sharing + (sharing - 1) * _CONTEXT) / _SHARE / 2**20:,.0f} MiB"
+        f"{(least * sharing + contexts) / _SHARE / 2**20:,.0f} MiB"
     )
 
 
@@ -166,21 +196,22 @@ class Lane:
 
         self._cupy, self.gpu, self._most = cupy, gpu, most
         self.compile_error: type[Exception] = cupy.cuda.compiler.CompileException
-        self._device = cupy.cuda.Device(gpu.index)
         self._buffers: dict[str, Any] = {}
         self._marks: list[tuple[str, Any]] = []
-        with self._device:
+        self._entered = ExitStack()
+        with _current(gpu.index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
 
     def __enter__(self) -> Self:
         self._marks.clear()  # of a block that was given up
-        self._device.__enter__()
-        self._stream.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(_current(self.gpu.index))
+            stack.enter_context(self._stream)
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stream.__exit__(kind, error, at)
-        self._device.__exit__(kind, error, at)
+        self._entered.close()
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
         """Uninitialised array on the GPU in the buffer of this name, which grows when it must.
@@ -241,7 +272,10 @@ class Lanes:
         self._free: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         for _ in range(plan.lanes):  # one of each GPU first, so that all are busy soon
             for gpu in gpus:
-                self._free.put(Lane(gpu, plan.bytes_lane))
+                try:
+                    self._free.put(Lane(gpu, plan.bytes_lane))
+                except (MemoryError, RuntimeError) as error:
+                    raise GpuError(f"{gpu.name} cannot be used ({_one_line(error)})") from error
 
     @contextmanager
     def borrow(self) -> Iterator[Lane]:
@@ -283,7 +317,7 @@ class Lanes:
 
 
 def _forget(lane: Lane) -> None:
-    with suppress(Exception):  # nothing is sure of a GPU that has failed
+    with suppress(Exception), _current(lane.gpu.index):  # nothing is sure of a GPU that has failed
         lane.forget()
 
 
@@ -301,13 +335,17 @@ class PinnedWorkspace(Workspace):
         super().__init__()
         self._device = device
 
+    def array(self, name: str, shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+        """As of any workspace."""
+        with _current(self._device):  # what is made, and what is let go of
+            return super().array(name, shape, dtype)
+
     def _make(self, size: int) -> NDArray[np.uint8]:
         import cupy
 
         try:
-            with cupy.cuda.Device(self._device):
-                # not from CuPy's pool, which would keep what is let go of
-                pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
+            # not from CuPy's pool, which would keep what is let go of
+            pinned = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(size), 0)
         except (RuntimeError, MemoryError):  # the system pins no more: uploads are slower then
             return super()._make(size)
         return np.frombuffer(pinned, np.uint8, size)

@@ -203,6 +203,8 @@ class Outputs:
 
     def commit(self) -> None:
         """Put all files in place; when one cannot be, those that were there before come back."""
+        if self.apart:
+            self._refuse_existing()  # a run of another stem may have written there meanwhile
         path = self.folder
         moves = []
         for key, place in self.paths.items():

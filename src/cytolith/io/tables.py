@@ -231,14 +231,14 @@ def columns_of_rows(array: NDArray[Any]) -> Table:
 
 def _number_or_text(column: NDArray[Any], name: str) -> NDArray[Any]:
     kind = column.dtype.kind
+    if column.ndim != 1 or kind not in "SmMbiufU":
+        raise ValueError(f"column {name!r} holds {column.dtype} of shape {column.shape[1:]}; leave that column out")
     if kind == "S":  # ClearMap's names of regions; a letter that is no UTF-8 is no reason to refuse the positions
         column = np.char.decode(column, "utf-8", "replace")
     elif kind in "mM":
         column = column.astype(str)
     elif kind == "f" and column.dtype.itemsize not in (4, 8):
         column = column.astype(np.float32 if column.dtype.itemsize < 4 else np.float64)
-    elif kind not in "biufU" or column.ndim != 1:
-        raise ValueError(f"column {name!r} holds {column.dtype} of shape {column.shape[1:]}; leave that column out")
     return np.ascontiguousarray(column)
 
 

@@ -1,7 +1,6 @@
 """The sources of all kernels compile with NVIDIA's compiler, for the oldest and the newest GPUs; no GPU is needed."""
 
 import importlib
-import os
 import pkgutil
 import types
 from pathlib import Path
@@ -48,18 +47,23 @@ def test_small_numbers_are_no_zeros(monkeypatch, tmp_path):
         texts.append(program.compile(options=("--gpu-architecture=compute_90", *options))[0].decode())
         return texts[-1].encode(), None
 
+    class Module:
+        def load(self, code):
+            self.code = code.decode()
+
     cupy = types.SimpleNamespace(
-        RawModule=lambda *, path: Path(path).read_text(),
+        __version__="14",
         cuda=types.SimpleNamespace(
             Device=lambda _: types.SimpleNamespace(compute_capability="90"),
             compiler=types.SimpleNamespace(compile_using_nvrtc=compile_using_nvrtc),
             nvrtc=types.SimpleNamespace(getVersion=lambda: (13, 0)),
+            Module=Module,
         ),
     )
     found = [(source, macros) for source, _, macros in compiled() if macros.get("VOXEL") == "float"]
     assert len(found) > 5
     for source, macros in found:
-        text = cuda._module.__wrapped__(cupy, 0, source, tuple(sorted(macros.items())))
+        text = cuda._module.__wrapped__(cupy, 0, source, tuple(sorted(macros.items()))).code
         assert text == texts[-1]
         assert ".ftz" not in text
     assert any("setp.lt.f32" in text for text in texts)
@@ -85,9 +89,16 @@ def test_what_is_compiled_is_kept(stand_in, tmp_path, monkeypatch):
     run(tmp_path / "cache")
     run(tmp_path / "cache")
     assert len(compiled) == 1
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".cubin"]
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])  # cut off
+    run(tmp_path / "cache")
+    run(tmp_path / "cache")
+    assert len(compiled) == 2
     (tmp_path / "file").write_text("no folder")
     run(tmp_path / "file" / "cache")
-    assert len(compiled) == 2
-    if os.name == "posix":
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "file"]
+    run(tmp_path / "file" / "cache")
+    assert len(compiled) == 4
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "other")
+    assert list((tmp_path / "other").iterdir()) == []

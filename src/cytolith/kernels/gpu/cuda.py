@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
@@ -26,6 +27,9 @@ C_TYPES = {"uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "f
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false")
 """A product and a sum in one rounding would give other last digits than a CPU does, and so would small numbers that are
 taken for 0."""
+_DIGEST = 16
+"""Bytes in front of machine code that is kept, by which it is known to be whole."""
+_compiling = threading.Lock()
 DEFAULT_SHARED = 48 << 10
 """Bytes of shared memory that a block may have unless its kernel asks for more."""
 
@@ -70,10 +74,13 @@ def kernel(source: str, name: str, *, shared: int = 0, **defines: str | int) -> 
     """
     cupy = array_module()
     device = cupy.cuda.Device()
-    found = _kernel(cupy, device.id, source, name, tuple(sorted(defines.items())))
-    if shared > max(DEFAULT_SHARED, found.max_dynamic_shared_size_bytes):
-        # all that there is, as others share the kernel and may launch it with more in the same moment
-        found.max_dynamic_shared_size_bytes = device.attributes["MaxSharedMemoryPerBlockOptin"]
+    with _compiling:  # all lanes need the same kernels when they begin
+        found = _kernel(cupy, device.id, source, name, tuple(sorted(defines.items())))
+        driver = cupy.cuda.driver
+        most = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        if shared > max(DEFAULT_SHARED, driver.funcGetAttribute(most, found.ptr)):
+            # all that there is, as others share the kernel and may launch it with more in the same moment
+            driver.funcSetAttribute(found.ptr, most, device.attributes["MaxSharedMemoryPerBlockOptin"])
     return found
 
 
@@ -92,46 +99,46 @@ def _kernel(cupy: Any, device: int, source: str, name: str, defines: tuple[tuple
 
 @functools.cache
 def _module(cupy: Any, device: int, source: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
-    # CuPy compiles what RawModule is given as text with -ftz=true behind all options, and the last one counts.
+    # CuPy compiles what its RawModule is given with -ftz=true behind all options, and the last one counts.
     options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in defines))
     text, kind = source_text(source), cupy.cuda.Device(device).compute_capability
-    key = repr((text, options, kind, cupy.cuda.nvrtc.getVersion()))
-    name = f"cytolith-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.cubin"
-    path = _cache_folder() / name
-    if not path.exists():
+    key = repr((text, options, kind, cupy.cuda.nvrtc.getVersion(), cupy.__version__))
+    path = _cache_folder() / f"cytolith-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.kernels"
+    code = _kept(path)
+    if code is None:
         code, _ = cupy.cuda.compiler.compile_using_nvrtc(text, options)
-        path = _keep(path, code)
-    return cupy.RawModule(path=str(path))
+        with suppress(OSError):  # it is compiled again next time then
+            _keep(path, code)
+    module = cupy.cuda.Module()
+    module.load(code)
+    return module
 
 
 def _cache_folder() -> Path:
     """Where CuPy keeps what it compiles."""
-    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))  # noqa: PTH111 (no home)
 
 
-def _keep(path: Path, code: bytes) -> Path:
-    """Write machine code to a file that appears whole, or to one that goes with the process; gives its path."""
+def _kept(path: Path) -> bytes | None:
+    """Machine code that was kept; None where there is none that is whole."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            file.write(code)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            Path(file.name).replace(path)
-        except OSError:
-            with suppress(OSError):
-                Path(file.name).unlink()
-            raise
+        data = path.read_bytes()
     except OSError:
-        path = Path(_folder_of_process().name) / path.name
-        path.write_bytes(code)
-    return path
+        return None
+    digest, code = data[:_DIGEST], data[_DIGEST:]
+    return code if digest == hashlib.blake2b(code, digest_size=_DIGEST).digest() else None
 
 
-@functools.cache
-def _folder_of_process() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="cytolith-", ignore_cleanup_errors=True)
+def _keep(path: Path, code: bytes) -> None:
+    """Write machine code to a file that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.blake2b(code, digest_size=_DIGEST).digest() + code)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 @functools.cache
