@@ -2,6 +2,7 @@
 
 import pytest
 
+from cytolith.engine import dask_pool, worker
 from cytolith.engine.dask_pool import DaskPool
 from cytolith.engine.gpus import GpuError
 from cytolith.engine.worker import worker_name
@@ -60,3 +61,10 @@ def test_a_cluster_without_gpus_says_so_and_uses_all_workers(stand_in, pool_of):
 def _address():
     assert worker_name()
     return distributed.get_worker().address
+
+
+def test_the_task_of_the_run_before_is_let_go_of(stand_in, monkeypatch):
+    """What it holds of a GPU is free memory for the next one."""
+    monkeypatch.setattr(worker, "_kept", (b"", object()))
+    assert len(dask_pool._seen_gpus()) == 1
+    assert worker._kept is None

@@ -244,7 +244,7 @@ def test_columns_of_npy_that_tables_do_not_have(tmp_path):
     assert {name: column.shape for name, column in read_table(tmp_path / "none.npy")[0].items()} == dict.fromkeys(
         rows.dtype.names, (0,)
     )
-    for odd in ("c16", "V3", "2f8"):
+    for odd in ("c16", "V3", "2f8", "2S4", "3f2"):
         np.save(tmp_path / "b.npy", np.zeros(2, [("z", "f8"), ("odd", odd)]))
         with pytest.raises(VolumeError, match=r"column 'odd' holds .*; leave that column out"):
             read_table(tmp_path / "b.npy")
