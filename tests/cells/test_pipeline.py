@@ -286,6 +286,15 @@ def test_a_threshold_that_everything_passes_is_told(phantom):
     assert any("no cells" in hint for hint in result.hints)
 
 
+@pytest.mark.parametrize(
+    ("maxima", "shapes", "told"), [(30, 60, True), (60, 30, False), (0, 60, False), (30, None, False)]
+)
+def test_a_threshold_of_maxima_that_shapes_do_not_follow_is_told(phantom, maxima, shapes, told):
+    chain = {"maxima_detection": {"threshold": maxima}, "shape_detection": {"threshold": shapes}}
+    result = execute(prepare(open_volume(phantom[0][:8]), build_config(("", chain))))
+    assert told is any("lower --shape-detection.threshold too" in hint for hint in result.hints)
+
+
 def test_the_count_of_masked_voxels_does_not_depend_on_blocks(phantom):
     config = build_config(("", {"shape_detection": {"threshold": 200}}))
     counts = {

@@ -39,6 +39,12 @@ def hints_of(
                 else "it is flat, or the footprint of the background correction is smaller than a cell"
             )
         )
+    lowest, mask = (thresholds.get(f"{name}_detection.threshold") for name in ("maxima", "shape"))
+    if lowest is not None and mask is not None and 0 < lowest < mask:
+        hints.append(
+            f"maxima count from {lowest:.6g} on, but shapes lie above {mask:.6g}: dimmer cells have no shape and are "
+            "not listed; lower --shape-detection.threshold too"
+        )
     voxels = math.prod(volume.shape)
     if voxels and tally.mask_voxels > MASK_SHARE * voxels:
         hints.append(
