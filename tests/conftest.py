@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.nodeid.partition("::")[2]
         reason = other_systems.reason_to_skip(f"{item.path.relative_to(here).as_posix()}::{name}")
         if reason is not None:
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.add_marker(pytest.mark.skip(reason=reason))  # the reasons stand in other_systems.py, test by test
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip("no g++: the kernels of the GPU cannot be run on the CPU")
     cuda_on_cpu.machine.reset()
     monkeypatch.setitem(sys.modules, "cupy", _stand_in())
-    monkeypatch.setenv("CUPY_CACHE_DIR", str(cuda_on_cpu.folder() / "cache"))
     return cuda_on_cpu.machine
 
 
@@ -72,6 +71,14 @@ def _stand_in() -> Any:
     import cuda_on_cpu
 
     return cuda_on_cpu.make_module()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> Iterator[None]:
+    """Plans do not depend on whether a test before has compiled a kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cytolith.cells.pipeline.compiled_before", lambda: True)
+        yield
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from cytolith.cells import pipeline
 from cytolith.cells.build import build_config
 from cytolith.cells.pipeline import detect_cells, detect_cells_block, execute, prepare
+from cytolith.engine.executors import open_pool
 from cytolith.errors import ConfigError, MemoryBudgetError, VolumeError
 from cytolith.io.volume import open_volume
 from cytolith.score.match import match
@@ -394,3 +396,15 @@ def test_f1_on_annotated_brains_with_default_options(shared):
         found, matched, wanted = found + len(table["z"]), matched + result.true_positives, wanted + len(truth)
         assert result.f1 > 0.5
     assert 2 * matched / (found + wanted) >= 0.65
+
+
+def test_what_the_compiler_takes_is_planned_for(phantom, tmp_path, monkeypatch):
+    """On the first run of an installation, in every process."""
+    np.save(tmp_path / "v.npy", phantom[0][:8])
+    volume, chain = open_volume(tmp_path / "v.npy"), build_config()
+    with open_pool("processes", 2) as pool:
+        plans = [prepare(volume, chain, workers=2), prepare(volume, chain, pool=pool, block=(4, 90, 90))]
+        monkeypatch.setattr(pipeline, "compiled_before", lambda: False)
+        cold = [prepare(volume, chain, workers=2), prepare(volume, chain, pool=pool, block=(4, 90, 90))]
+    more = [after.plan.bytes_total - before.plan.bytes_total for before, after in zip(plans, cold, strict=True)]
+    assert more == [pipeline.COMPILING_BYTES, (1 + cold[1].plan.workers) * pipeline.COMPILING_BYTES]

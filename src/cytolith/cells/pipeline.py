@@ -36,6 +36,7 @@ from cytolith.engine.machine import default_workers
 from cytolith.engine.run import STOP_AT_ONCE, Policy, run_blocks
 from cytolith.errors import ConfigError
 from cytolith.io.volume import Volume, open_volume
+from cytolith.kernels.jit import compiled_before
 from cytolith.quantities import Threshold
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ PROCESS_BYTES = 350 * 2**20
 """What Python, the libraries and the compiled kernels take before any voxel is read."""
 WORKER_BYTES = 300 * 2**20
 """The same for each further process."""
+COMPILING_BYTES = 200 * 2**20
+"""What the compiler takes besides in a process that has to compile the kernels first."""
 
 
 @dataclass(frozen=True)
@@ -235,11 +238,12 @@ def prepare(
     refuse_large_footprint(resolved, volume)
     reader = Reader(volume, resolved)
     setting = Setting(resolved, volume.shape, load_flat_field(resolved, volume))
+    compiling = 0 if compiled_before() else COMPILING_BYTES
     costs = Costs(
         block_halo(resolved, volume.voxel_size),
         bytes_per_voxel(resolved, volume.dtype),
-        PROCESS_BYTES,
-        bytes_worker=volume.read_bytes + (WORKER_BYTES if pool.kind == "processes" else 0),
+        PROCESS_BYTES + compiling,
+        bytes_worker=volume.read_bytes + (WORKER_BYTES + compiling if pool.kind == "processes" else 0),
         bytes_least=sample_bytes(setting, volume.dtype) + volume.read_bytes if noise_scaled(resolved) else 0,
     )
     costs, gpus, notes = plan_gpus(device, pool, resolved, volume, costs, block)

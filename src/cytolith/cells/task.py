@@ -139,20 +139,13 @@ class CellsTask:
         return result.tally
 
     def _mask_error(self, error: MaskTooLargeError, voxels: int) -> MemoryBudgetError:
+        step, what = "shape_detection", "lie above it"
         if isinstance(error, TooManyMaximaError):
-            assert self._setting.config.maxima_detection is not None
-            lowest = self._setting.config.maxima_detection.threshold
-            return MemoryBudgetError(
-                f"maxima_detection.threshold {lowest.value if lowest else 'none'}: {error.voxels:,} of {voxels:,} "
-                "voxels of a block are maxima, more than the memory left holds: raise it, or give more memory "
-                "(--memory)"
-            )
-        assert self._setting.config.shape_detection is not None
-        threshold = self._setting.config.shape_detection.threshold
+            step, what = "maxima_detection", "are maxima"
+        threshold = getattr(self._setting.config, step).threshold
         return MemoryBudgetError(
-            f"shape_detection.threshold {threshold.value if threshold else 'none'}: {error.voxels:,} of {voxels:,} "
-            "voxels of a block lie above it, more than the memory left holds: raise the threshold, or give more memory "
-            "(--memory)"
+            f"{step}.threshold {threshold.value if threshold else 'none'}: {error.voxels:,} of {voxels:,} voxels of a "
+            f"block {what}, more than the memory left holds: raise it, or give more memory (--memory)"
         )
 
     def _worker(self) -> _Worker:

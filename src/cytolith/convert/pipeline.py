@@ -24,12 +24,12 @@ from cytolith.convert.unfinished import (
     read_unfinished,
     record_folder,
     refuse_changed,
-    refuse_other,
     remove_empty,
 )
 from cytolith.engine.events import Listener
 from cytolith.engine.executors import Pool, lend_pool
 from cytolith.engine.grid import Plan
+from cytolith.engine.identity import refuse_other
 from cytolith.engine.run import KEEP_GOING, STOP_AT_ONCE, run_blocks
 from cytolith.engine.version import code_version
 from cytolith.errors import ConfigError, OutputError
@@ -298,7 +298,8 @@ class _Run:
         found = read_unfinished(self.folder)
         if found is not None:
             try:
-                refuse_other(found, self.identity, self.target.path)
+                place, there = self.target.path, "the unfinished conversion to it"
+                refuse_other(self.identity, found.identity, place=place, there=there, anew="--overwrite")
                 plans = self._plans(found.core)
                 refuse_changed(self.folder, plans[0].blocks, self.target.region[0].start, self.stamps)
             except OutputError:

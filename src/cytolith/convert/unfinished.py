@@ -22,7 +22,6 @@ from typing import Any
 from cytolith.axes import Shape
 from cytolith.engine.checkpoint import Checkpoints, run_digest
 from cytolith.engine.grid import Block
-from cytolith.engine.identity import first_difference
 from cytolith.errors import OutputError
 from cytolith.io.files import output_error, write_text
 from cytolith.io.record import RecordError, read_record, write_record
@@ -66,23 +65,6 @@ def as_kept(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it comes back from a file."""
     kept: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return kept
-
-
-def refuse_other(unfinished: Unfinished, identity: Mapping[str, Any] | None, path: Path) -> None:
-    """Refuse to take the place of an unfinished conversion that is another one.
-
-    Raises
-    ------
-    OutputError
-        Names the first difference.
-    """
-    difference = first_difference({"input": "an array"} if identity is None else identity, unfinished.identity)
-    if difference is not None:
-        name, now, then = difference
-        raise OutputError(
-            f"{path}: {name} is {now}, the unfinished conversion to it has {then}: give the same, or --overwrite to "
-            "begin anew"
-        )
 
 
 def refuse_changed(folder: Path, blocks: Sequence[Block], first_plane: int, now: Stamps | None) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from cytolith.errors import OutputError
 
 
 def first_difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[str, str, str] | None:
@@ -16,6 +19,31 @@ def first_difference(now: Mapping[str, Any], then: Mapping[str, Any]) -> tuple[s
         if here.get(name) != there.get(name):
             return name, _text(here.get(name)), _text(there.get(name))
     return None
+
+
+def refuse_other(now: Mapping[str, Any] | None, then: Mapping[str, Any], *, place: Path, there: str, anew: str) -> None:
+    """Refuse to take the place of something unfinished that is another.
+
+    Parameters
+    ----------
+    now, then
+        What is to be done, and what was begun; None: something with an array in memory, which is never the same.
+    place
+        Where it lies.
+    there
+        What was begun, in words.
+    anew
+        Option to begin anew.
+
+    Raises
+    ------
+    OutputError
+        Names the first difference.
+    """
+    difference = first_difference({"input": "an array"} if now is None else now, then)
+    if difference is not None:
+        name, value, before = difference
+        raise OutputError(f"{place}: {name} is {value}, {there} has {before}: give the same, or {anew} to begin anew")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cytolith.engine.executors import Pool
+from cytolith.engine.identity import refuse_other
 from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
 from cytolith.fracture.outputs import Outputs, name_outputs, stem_of
@@ -24,7 +25,6 @@ from cytolith.fracture.unfinished import (
     open_kept,
     read_unfinished,
     refuse_changed,
-    refuse_other,
 )
 from cytolith.io.stamps import Stamps
 from cytolith.io.volume import Volume
@@ -109,7 +109,8 @@ def _same_run(
 ) -> Unfinished | None:
     """The run that was found when it is this one; others are refused, or None with `force`."""
     try:
-        refuse_other(found, identity, outputs.folder)
+        place, there = outputs.folder, "the unfinished run there"
+        refuse_other(identity, found.identity, place=place, there=there, anew="-f (--force)")
         assert stamps is not None
         refuse_changed(outputs.scratch, found, stamps)
     except OutputError:

@@ -21,7 +21,6 @@ from typing import Any
 
 from cytolith.engine.checkpoint import Checkpoints, run_digest
 from cytolith.engine.grid import Block
-from cytolith.engine.identity import first_difference
 from cytolith.engine.version import code_version
 from cytolith.errors import OutputError
 from cytolith.fracture.config import FractureConfig
@@ -86,23 +85,6 @@ def read_unfinished(scratch: Path) -> Unfinished | None:
 def has_blocks(scratch: Path) -> bool:
     """Whether a block is finished there."""
     return any((scratch / _PASSES[0]).glob("*.block"))
-
-
-def refuse_other(unfinished: Unfinished, identity: Mapping[str, Any] | None, folder: Path) -> None:
-    """Refuse to take the place of an unfinished run that is another one.
-
-    Raises
-    ------
-    OutputError
-        Names the first difference.
-    """
-    difference = first_difference({"input": "an array"} if identity is None else identity, unfinished.identity)
-    if difference is not None:
-        name, now, then = difference
-        raise OutputError(
-            f"{folder}: {name} is {now}, the unfinished run there has {then}: give the same, or -f (--force) to begin "
-            "anew"
-        )
 
 
 def refuse_changed(scratch: Path, unfinished: Unfinished, now: Stamps) -> None:

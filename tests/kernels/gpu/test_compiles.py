@@ -3,16 +3,12 @@
 import importlib
 import pkgutil
 import types
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 import cytolith.kernels.gpu
 from cytolith.kernels.gpu import cuda
-from cytolith.kernels.gpu.cuda import OPTIONS, array_module, source_text
-from cytolith.kernels.gpu.illumination import apply_flat_field
-from cytolith.kernels.illumination import flat_field
+from cytolith.kernels.gpu.cuda import OPTIONS, source_text
 
 ARCHITECTURES = ("sm_75", "sm_90", "sm_120")
 
@@ -36,10 +32,9 @@ def test_compiles(source, name, macros):
         assert name.encode() in binary
 
 
-def test_small_numbers_are_no_zeros(monkeypatch, tmp_path):
+def test_small_numbers_are_no_zeros():
     """What we let CuPy compile for float images: by its own way, -ftz=true would stand behind all options."""
     compiler = pytest.importorskip("cupy.cuda.compiler", reason="CuPy is not installed")
-    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
     texts = []
 
     def compile_using_nvrtc(text, options):
@@ -67,38 +62,3 @@ def test_small_numbers_are_no_zeros(monkeypatch, tmp_path):
         assert text == texts[-1]
         assert ".ftz" not in text
     assert any("setp.lt.f32" in text for text in texts)
-
-
-def test_what_is_compiled_is_kept(stand_in, tmp_path, monkeypatch):
-    compiled = []
-    cupy = array_module()
-    compile_using_nvrtc = cupy.cuda.compiler.compile_using_nvrtc
-    monkeypatch.setattr(
-        cupy.cuda.compiler,
-        "compile_using_nvrtc",
-        lambda text, options: compiled.append(text) or compile_using_nvrtc(text, options),
-    )
-    image, field = np.ones((2, 3, 4), np.uint16), flat_field(np.full((3, 4), 2.0), (3, 4), scaling=None)
-
-    def run(folder):
-        monkeypatch.setenv("CUPY_CACHE_DIR", str(folder))
-        cuda._kernel.cache_clear()
-        cuda._module.cache_clear()
-        assert (apply_flat_field(cupy.asarray(image), field).get() == 0.5).all()
-
-    run(tmp_path / "cache")
-    run(tmp_path / "cache")
-    assert len(compiled) == 1
-    (kept,) = (tmp_path / "cache").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-1])  # cut off
-    run(tmp_path / "cache")
-    run(tmp_path / "cache")
-    assert len(compiled) == 2
-    (tmp_path / "file").write_text("no folder")
-    run(tmp_path / "file" / "cache")
-    run(tmp_path / "file" / "cache")
-    assert len(compiled) == 4
-    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "other")
-    assert list((tmp_path / "other").iterdir()) == []

@@ -1,16 +1,11 @@
-"""CUDA sources and the kernels compiled from them, which are kept on disk beside those of CuPy."""
+"""CUDA sources and the kernels compiled from them, in each process anew: 0.4 s or less a source."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import resources
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,8 +22,6 @@ C_TYPES = {"uint8": "uint8", "uint16": "uint16", "int16": "int16", "float32": "f
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false")
 """A product and a sum in one rounding would give other last digits than a CPU does, and so would small numbers that are
 taken for 0."""
-_DIGEST = 16
-"""Bytes in front of machine code that is kept, by which it is known to be whole."""
 _compiling = threading.Lock()
 DEFAULT_SHARED = 48 << 10
 """Bytes of shared memory that a block may have unless its kernel asks for more."""
@@ -98,47 +91,14 @@ def _kernel(cupy: Any, device: int, source: str, name: str, defines: tuple[tuple
 
 
 @functools.cache
-def _module(cupy: Any, device: int, source: str, defines: tuple[tuple[str, str | int], ...]) -> Any:
+def _module(cupy: Any, device: int, source: str, defines: tuple[tuple[str, str | int], ...]) -> Any:  # noqa: ARG001
+    # A module is one of the GPU that is current when it is loaded.
     # CuPy compiles what its RawModule is given with -ftz=true behind all options, and the last one counts.
     options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in defines))
-    text, kind = source_text(source), cupy.cuda.Device(device).compute_capability
-    key = repr((text, options, kind, cupy.cuda.nvrtc.getVersion(), cupy.__version__))
-    path = _cache_folder() / f"cytolith-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.kernels"
-    code = _kept(path)
-    if code is None:
-        code, _ = cupy.cuda.compiler.compile_using_nvrtc(text, options)
-        with suppress(OSError):  # it is compiled again next time then
-            _keep(path, code)
+    code, _ = cupy.cuda.compiler.compile_using_nvrtc(source_text(source), options)
     module = cupy.cuda.Module()
     module.load(code)
     return module
-
-
-def _cache_folder() -> Path:
-    """Where CuPy keeps what it compiles."""
-    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))  # noqa: PTH111 (no home)
-
-
-def _kept(path: Path) -> bytes | None:
-    """Machine code that was kept; None where there is none that is whole."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = data[:_DIGEST], data[_DIGEST:]
-    return code if digest == hashlib.blake2b(code, digest_size=_DIGEST).digest() else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Write machine code to a file that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(hashlib.blake2b(code, digest_size=_DIGEST).digest() + code)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @functools.cache
